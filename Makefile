@@ -1,0 +1,42 @@
+# Everything runs in a virtual environment that make builds itself: all it needs is Python, make and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(VENV)/.run ## measure the standard library's code on all cores (ARGS=--hostile adds steps that hang and crash)
+	@$(BIN)/fuseline demo $(ARGS)
+
+test: $(VENV)/.dev ## run the tests (ARGS="-k retry" picks some; PYTHON=python3.13 VENV=.venv-3.13 for another Python)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## put every file into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## check types strictly
+	$(BIN)/mypy
+
+clean: ## remove what make built
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.run

@@ -1,0 +1,231 @@
+"""One attempt of one step in the process at hand, with all its policies: the same code in a child, a thread, the
+calling thread and a hand-written worker.
+
+::
+
+    setup (once) ─▶ on_start ─▶ execute( execute( … run_step … )) ─▶ encode the result ─▶ on_success
+                         └────────── whatever one of these raises ──▶ on_failure: retry, fail or skip?
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from fuseline.context import RunContext, StopNow, entered
+from fuseline.errors import StepCrashed, StepTimedOut
+from fuseline.messages import AttemptReport, FailureDecision, Outcome, Payload
+from fuseline.policies.base import StepPolicy, overrides
+from fuseline.step import Step, signature_of
+from fuseline.values import Value, decode, encode_checked, encode_error
+
+__all__ = ["Hosted", "SharedDict", "StepHost", "build_shared_dict", "decide_failure"]
+
+_log = logging.getLogger("fuseline")
+
+#: {step's name: (the step, all policies that apply to it, outermost first)}
+Hosted = Mapping[str, tuple[Step, Sequence[StepPolicy]]]
+
+
+class SharedDict(dict[str, Any]):
+    """The arguments of an attempt: ``{parameter of run_step: object}``, and the payload they were made of."""
+
+    payload: Payload | None = None
+
+
+def build_shared_dict(payload: Payload) -> SharedDict:
+    """Return the arguments of an attempt as objects, ``{parameter of run_step: object}``.
+
+    Unpickles what the steps before have returned, so it may raise whatever their classes raise then.
+    """
+    shared = SharedDict()
+    shared.payload = payload
+    for name, value in payload.arguments.items():
+        shared[name] = tuple(map(decode, value)) if isinstance(value, tuple) else decode(value)
+    return shared
+
+
+class StepHost:
+    """Runs attempts in this process and remembers which steps are set up here."""
+
+    def __init__(self, *, killed_from_outside: bool = False) -> None:
+        self._killed_from_outside = killed_from_outside
+        self._set_up: dict[Step, None] = {}
+        self._locks: dict[Step, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def carry_out(
+        self,
+        step: Step,
+        policies: Sequence[StepPolicy],
+        *,
+        workflow_id: str,
+        payload: Payload,
+        token: int,
+    ) -> AttemptReport:
+        """Run an attempt to its end and report on it. Blocks; contains whatever the step raises, but for ``StopNow``."""
+        started = time.monotonic()
+        try:
+            shared = build_shared_dict(payload)
+            _, value = self.run(step, policies, shared, workflow_id=workflow_id)
+        except StopNow:
+            raise
+        except BaseException as raised:
+            error = contain(raised, step.name, payload)
+            decision, place = decide_failure(step, policies, error, payload)
+            outcome = Outcome.TIMED_OUT if isinstance(error, StepTimedOut) else Outcome.RAISED
+            return AttemptReport(
+                token=token,
+                outcome=outcome,
+                error=encode_error(error),
+                decision=decision,
+                decided_by=place,
+                started=started,
+            )
+        return AttemptReport(token=token, outcome=Outcome.RETURNED, result=value, started=started)
+
+    def run(
+        self, step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any], *, workflow_id: str
+    ) -> tuple[Any, Value]:
+        """Run an attempt with the arguments in ``shared``; return its result as it is and encoded.
+
+        Blocks. Raises what the step, its ``setup``, a policy or the encoding of the result raises.
+        """
+        payload = getattr(shared, "payload", None)
+        context = RunContext(
+            workflow_id=workflow_id,
+            instance_id=payload.instance_id if payload else None,
+            step_name=step.name,
+            attempt=payload.attempt if payload else 1,
+            killed_from_outside=self._killed_from_outside,
+        )
+        before = entered.set(context)
+        try:
+            self._ensure_set_up(step)
+            for policy in policies:
+                policy.on_start(step)
+            result = _call(step, policies, shared)
+            value = encode_checked(result, f"the result of step {step.name!r}")
+            for policy in policies:
+                policy.on_success(step, result)
+            return result, value
+        finally:
+            entered.reset(before)
+
+    def _ensure_set_up(self, step: Step) -> None:
+        if step in self._set_up:
+            return
+        with self._lock:
+            lock = self._locks.setdefault(step, threading.Lock())
+        with lock:  # a second thread waits for the first one's setup
+            if step not in self._set_up:
+                step.setup()
+                self._set_up[step] = None
+
+    def close(self) -> None:
+        """Tear down what was set up, last first. An error is logged, and the others are still torn down."""
+        while self._set_up:
+            step, _ = self._set_up.popitem()
+            try:
+                step.teardown()
+            except Exception:
+                _log.exception("teardown of step %r failed", step.name)
+
+
+def _call(step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any]) -> Any:
+    args, kwargs = _arguments(step, shared)
+    call: Callable[[], Any] = partial(step.run_step, *args, **kwargs)
+    if inspect.iscoroutinefunction(step.run_step):
+        for policy in reversed(policies):
+            if overrides(policy, "execute_async"):
+                call = partial(policy.execute_async, step, call)
+        return _run_coroutine(call())
+    for policy in reversed(policies):
+        if overrides(policy, "execute"):
+            call = partial(policy.execute, step, call)
+    return call()
+
+
+def _arguments(step: Step, shared: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return positional and keyword arguments for ``run_step``; what it does not take is left out."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    parameters = signature_of(step)
+    by_position = any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters)
+    for parameter in parameters:
+        name = parameter.name
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            args.extend(shared.get(name, ()))
+        elif by_position and parameter.kind is not parameter.KEYWORD_ONLY:
+            if name not in shared and parameter.default is parameter.empty:
+                by_position = False  # missing; the call itself raises the TypeError that says so
+            else:
+                args.append(shared.get(name, parameter.default))
+        elif name in shared:
+            kwargs[name] = shared[name]
+    return args, kwargs
+
+
+def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio  # imported late: it is large, and few steps need it
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    # A loop is running in this very thread (a notebook, say), and a second one cannot: borrow another thread.
+    from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(copy_context().run, asyncio.run, coroutine).result()
+
+
+def contain(raised: BaseException, step_name: str, payload: Payload | None) -> BaseException:
+    """Return what an attempt raised as something that can go through a program without ending it."""
+    if isinstance(raised, SystemExit):
+        how = f"called sys.exit({raised.code!r})"
+    elif isinstance(raised, KeyboardInterrupt):
+        how = "raised KeyboardInterrupt"
+    else:
+        return raised
+    error = StepCrashed(
+        step_name=step_name,
+        how=how,
+        exit_code=getattr(raised, "code", None) if isinstance(getattr(raised, "code", None), int) else None,
+        instance_id=payload.instance_id if payload else None,
+        attempt=payload.attempt if payload else None,
+    )
+    error.__cause__ = raised
+    return error.with_traceback(raised.__traceback__)
+
+
+def decide_failure(
+    step: Step, policies: Sequence[StepPolicy], error: BaseException, payload: Payload | None
+) -> tuple[FailureDecision, int | None]:
+    """Ask the policies of a step, in order, what follows a failed attempt; the first that decides is heard.
+
+    Every policy is asked, so that each ``on_failure`` sees each failure. If none decides, the step has failed.
+
+    Returns:
+        The decision, and the place of the policy that took it (None if it was nobody).
+    """
+    attempt = payload.attempt if payload else 1
+    failures = payload.failures if payload else {}
+    decision: FailureDecision | None = None
+    place: int | None = None
+    for index, policy in enumerate(policies):
+        number = failures.get(index, 0) + 1 if policy.counts_own_failures else attempt
+        try:
+            verdict = policy.on_failure(step, error, number)
+        except Exception:
+            _log.exception("%r could not decide about a failure of step %r", policy, step.name)
+            continue
+        if decision is None and verdict is not None:
+            decision, place = verdict, index
+    return decision or FailureDecision(FailureDecision.FAIL), place

@@ -1,0 +1,308 @@
+"""MemoryBroker: the scheduling core behind a lock, in the calling process."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fuseline.broker.base import Broker, EventStream, RunEvent, check_schema, encode_inputs, encode_report
+from fuseline.broker.info import run_info, run_result
+from fuseline.errors import UnknownWorkerError
+from fuseline.messages import (
+    FinishNotice,
+    KillNotice,
+    Notice,
+    Payload,
+    ReportAnswer,
+    RunInfo,
+    StepAssignment,
+    StepReport,
+)
+from fuseline.scheduler import (
+    Answer,
+    Assign,
+    Command,
+    Event,
+    Finished,
+    Kill,
+    Moved,
+    Reported,
+    RunCancelled,
+    RunDispatched,
+    RunForgotten,
+    Scheduler,
+    StepsReady,
+    StepsRequested,
+    WorkerLeft,
+    WorkerRegistered,
+)
+from fuseline.schema import WorkflowSchema
+from fuseline.states import State
+from fuseline.wakeup import Wakeup
+
+__all__ = ["MemoryBroker"]
+
+
+class _Mailbox:
+    """What the broker keeps for a worker."""
+
+    def __init__(self) -> None:
+        self.notices: list[Notice] = []
+        self.wakeup: Wakeup | None = None
+        #: {(run, step): what the worker was given}, for reports that name no token
+        self.handed: dict[tuple[str, str], Payload] = {}
+
+    def wake(self) -> None:
+        if self.wakeup is not None:
+            self.wakeup.set()
+
+
+class MemoryBroker(Broker):
+    """A broker in the calling process, for tests and for ``Workflow.run``. Its runs end with it.
+
+    Args:
+        clock: gives monotonic seconds; a test may pass one that it moves by hand.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._epoch = time.time() - clock()
+        self._scheduler = Scheduler(draw=random.Random().random)
+        self._mailboxes: dict[str, _Mailbox] = {}
+        self._hungry: dict[str, set[str]] = {}  #: {workflow: workers that found nothing to do}
+        self._serves: dict[str, tuple[str, ...]] = {}  #: {worker: workflows}
+        self._streams: list[_MemoryStream] = []
+        self._changed = threading.Condition(threading.RLock())
+
+    # -- dispatching --------------------------------------------------------------------------------------------------
+
+    def dispatch_workflow(self, schema: WorkflowSchema, inputs: Mapping[str, Any] | None = None) -> str:
+        values = encode_inputs(inputs)
+        instance_id = uuid.uuid4().hex[:16]
+        self._handle(RunDispatched(instance_id, check_schema(schema), values))
+        return instance_id
+
+    # -- working ------------------------------------------------------------------------------------------------------
+
+    def register_worker(self, schemas: Iterable[WorkflowSchema]) -> str:
+        known = tuple(map(check_schema, schemas))
+        worker_id = f"worker-{uuid.uuid4().hex[:8]}"
+        with self._changed:
+            self._handle(WorkerRegistered(worker_id, known))
+            self._mailboxes[worker_id] = _Mailbox()
+            self._serves[worker_id] = tuple(schema.workflow_id for schema in known)
+        return worker_id
+
+    def unregister_worker(self, worker_id: str) -> None:
+        with self._changed:
+            self._handle(WorkerLeft(worker_id))
+            mailbox = self._mailboxes.pop(worker_id)
+            for workflow_id in self._serves.pop(worker_id):
+                self._hungry.get(workflow_id, set()).discard(worker_id)
+        if mailbox.wakeup is not None:
+            mailbox.wakeup.close()
+
+    def get_steps(self, worker_id: str, limit: int) -> Sequence[StepAssignment]:
+        with self._changed:
+            mailbox = self._mailbox(worker_id)
+            commands = self._handle(StepsRequested(worker_id, limit), caller=worker_id)
+            assignments = [command.assignment for command in commands if isinstance(command, Assign)]
+            for assignment in assignments:
+                mailbox.handed[assignment.instance_id, assignment.step_name] = assignment.payload
+            if len(assignments) < limit:
+                for workflow_id in self._serves[worker_id]:
+                    self._hungry.setdefault(workflow_id, set()).add(worker_id)
+        return assignments
+
+    def get_step(self, worker_id: str, timeout: float = 0.0) -> StepAssignment | None:
+        deadline = self._clock() + timeout
+        with self._changed:
+            while True:
+                for assignment in self.get_steps(worker_id, 1):
+                    return assignment
+                now = self._clock()
+                if now >= deadline:
+                    return None
+                due = self._scheduler.next_due()
+                self._changed.wait(min(deadline, deadline if due is None else due) - now)
+
+    def report_step(self, worker_id: str, report: StepReport) -> ReportAnswer:
+        mailbox = self._mailbox(worker_id)
+        key = (report.instance_id, report.step_name)
+        encoded = encode_report(report, mailbox.handed.get(key) if report.token is None else None)
+        with self._changed:
+            commands = self._handle(Reported(worker_id, encoded), caller=worker_id)
+            answer = next(command.answer for command in commands if isinstance(command, Answer))
+            if answer.step_state is not None:
+                mailbox.handed.pop(key, None)
+            if answer.step_state is State.RETRYING:
+                self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
+        return answer
+
+    def keep_alive(self, worker_id: str) -> Sequence[Notice]:
+        mailbox = self._mailbox(worker_id)
+        if not mailbox.notices:
+            return ()
+        with self._changed:
+            notices, mailbox.notices = mailbox.notices, []
+        return notices
+
+    def unsettled(self, worker_id: str) -> int:
+        with self._changed:
+            return self._scheduler.unsettled(worker_id)
+
+    def next_due(self, worker_id: str) -> float | None:
+        with self._changed:
+            due = self._scheduler.next_due()
+            return None if due is None else max(0.0, due - self._clock())
+
+    def news(self, worker_id: str) -> Wakeup:
+        with self._changed:
+            mailbox = self._mailbox(worker_id)
+            if mailbox.wakeup is None:
+                mailbox.wakeup = Wakeup()
+            return mailbox.wakeup
+
+    def _mailbox(self, worker_id: str) -> _Mailbox:
+        try:
+            return self._mailboxes[worker_id]
+        except KeyError:
+            raise UnknownWorkerError(worker_id) from None
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def get_run(self, instance_id: str) -> RunInfo:
+        with self._changed:
+            return run_info(self._scheduler.run(instance_id), self._epoch)
+
+    def list_runs(self, *, workflow_id: str | None = None, state: State | None = None) -> list[RunInfo]:
+        with self._changed:
+            return [
+                run_info(run, self._epoch)
+                for run in self._scheduler.runs.values()
+                if (workflow_id is None or run.plan.workflow_id == workflow_id)
+                and (state is None or run.state is state)
+            ]
+
+    def result(self, instance_id: str, timeout: float = 0.0) -> Any:
+        deadline = self._clock() + timeout
+        with self._changed:
+            run = self._scheduler.run(instance_id)
+            while not run.state.is_settled and (left := deadline - self._clock()) > 0:
+                self._changed.wait(left)
+        return run_result(run)
+
+    def events(self, instance_id: str | None = None) -> EventStream:
+        with self._changed:
+            stream = _MemoryStream(self, instance_id)
+            if instance_id is not None and self._scheduler.run(instance_id).state.is_settled:
+                stream.close()
+                return stream
+            self._streams.append(stream)
+            self._scheduler.watched = True
+        return stream
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def cancel(self, instance_id: str) -> bool:
+        with self._changed:
+            run = self._scheduler.run(instance_id)
+            stops = not (run.cancelled or run.state.is_settled)
+            self._handle(RunCancelled(instance_id))
+        return stops
+
+    def forget(self, instance_id: str) -> None:
+        self._handle(RunForgotten(instance_id))
+
+    # -- the core and its commands ------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event, caller: str | None = None) -> list[Command]:
+        """Tell the core, and act on what it answers, except for what ``caller`` takes from it by itself."""
+        with self._changed:
+            commands = self._scheduler.handle(event, self._clock())
+            for command in commands:
+                if isinstance(command, Assign | Answer):
+                    continue
+                self._act(command, caller)
+        return commands
+
+    def _act(self, command: Command, caller: str | None) -> None:
+        if isinstance(command, StepsReady):
+            self._wake(command.workflow_id, caller)
+            self._changed.notify_all()
+        elif isinstance(command, Kill):
+            self._tell(command.worker_id, KillNotice(command.token))
+        elif isinstance(command, Finished):
+            if command.tell is not None:
+                notice = FinishNotice(
+                    workflow_id=command.workflow_id, instance_id=command.instance_id, state=command.state
+                )
+                self._tell(command.tell, notice)
+            self._wake(command.workflow_id, caller)  # who works until all is settled may be done now
+            self._changed.notify_all()
+        elif isinstance(command, Moved):
+            self._publish(command)
+
+    def _tell(self, worker_id: str, notice: Notice) -> None:
+        mailbox = self._mailboxes.get(worker_id)
+        if mailbox is not None:
+            mailbox.notices.append(notice)
+            mailbox.wake()
+
+    def _wake(self, workflow_id: str, caller: str | None) -> None:
+        """Wake the workers that found nothing to do in this workflow; ``caller`` is awake and looks by itself."""
+        hungry = self._hungry.get(workflow_id)
+        if hungry:
+            for worker_id in hungry:
+                if worker_id != caller:
+                    self._mailboxes[worker_id].wake()
+            hungry.clear()
+
+    def _publish(self, moved: Moved) -> None:
+        event = RunEvent(
+            instance_id=moved.instance_id,
+            step_name=moved.step_name,
+            state=moved.state,
+            attempt=moved.attempt,
+            cause=moved.cause,
+            at=self._epoch + self._clock(),
+        )
+        for stream in list(self._streams):
+            stream.put(event)
+        self._changed.notify_all()
+
+    def _unsubscribe(self, stream: _MemoryStream) -> None:
+        with self._changed:
+            with contextlib.suppress(ValueError):
+                self._streams.remove(stream)
+            self._scheduler.watched = bool(self._streams)
+            self._changed.notify_all()
+
+
+class _MemoryStream(EventStream):
+    def __init__(self, broker: MemoryBroker, instance_id: str | None) -> None:
+        self._broker = broker
+        self._instance_id = instance_id
+        self._events: deque[RunEvent] = deque()
+        self._ended = False
+
+    def put(self, event: RunEvent) -> None:
+        if self._instance_id is None or event.instance_id == self._instance_id:
+            self._events.append(event)
+            if self._instance_id is not None and event.step_name is None and event.state.is_settled:
+                self.close()
+
+    def next_event(self, timeout: float | None = None) -> RunEvent | None:
+        with self._broker._changed:
+            self._broker._changed.wait_for(lambda: self._events or self._ended, timeout)
+            return self._events.popleft() if self._events else None
+
+    def close(self) -> None:
+        self._ended = True
+        self._broker._unsubscribe(self)

@@ -1,0 +1,430 @@
+"""ProcessEngine: takes assignments from a broker, has an executor run them, reports back.
+
+::
+
+    broker ── get_steps ─▶ engine ── submit ─▶ executor ── pipe ─▶ child
+       ▲                     │ ▲                  │
+       └──── report_step ────┘ └────── poll ──────┘
+
+One thread, the one that calls ``work()``, does all of it and waits in one place, a selector, for whatever comes first: a
+report, news from the broker, a deadline, a signal. Workflows with the same executor share a lane; each lane is a worker of
+its own to the broker, so that one whose slots are busy does not keep the others waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from fuseline.attempt import decide_failure
+from fuseline.broker.base import Broker
+from fuseline.context import RunContext, entered
+from fuseline.errors import WorkflowError
+from fuseline.executors import make_executor
+from fuseline.executors.base import Executor, check_processes
+from fuseline.executors.pickling import pickle_hosted
+from fuseline.messages import (
+    AttemptReport,
+    FinishNotice,
+    KillNotice,
+    Notice,
+    Outcome,
+    ReportAnswer,
+    ReportStatus,
+    StepAssignment,
+    StepReport,
+)
+from fuseline.policies.base import WorkflowPolicy, overrides
+from fuseline.progress import Progress
+from fuseline.signals import StopSignals
+from fuseline.states import State
+from fuseline.step import Step
+from fuseline.values import decode, decode_error
+from fuseline.wakeup import Wakeup
+from fuseline.workflow import Workflow
+
+__all__ = ["ProcessEngine", "run_once"]
+
+_log = logging.getLogger("fuseline")
+
+DEFAULT_EXECUTOR = "loky"
+
+
+class _Served:
+    """A workflow as the engine serves it."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.schema = workflow.to_schema()
+        self.hosted = workflow.hosted()
+        self.observers = list(workflow.observers)
+
+    def observe(self, hook: str, context: RunContext, *args: Any) -> None:
+        """Call a hook of every observer; an error is logged and goes no further."""
+        for observer in self.observers:
+            if overrides(observer, hook):
+                before = entered.set(context)
+                try:
+                    getattr(observer, hook)(*args)
+                except Exception:
+                    _log.exception(
+                        "%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id
+                    )
+                finally:
+                    entered.reset(before)
+
+    def is_observed(self, hook: str) -> bool:
+        return any(overrides(observer, hook) for observer in self.observers)
+
+
+class _Lane:
+    """An executor and the workflows it serves; a worker in the eyes of the broker."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.workflows: dict[str, _Served] = {}
+        self.running: dict[int, StepAssignment] = {}
+        self.worker_id = ""
+        self.is_started = False
+
+    def start(self) -> None:
+        if not self.is_started:
+            self.executor.start({name: served.hosted for name, served in self.workflows.items()})
+            self.is_started = True
+
+    def close(self) -> None:
+        if self.is_started:
+            self.is_started = False
+            self.executor.close()
+        self.running.clear()
+
+
+class ProcessEngine:
+    """Runs the steps that a broker hands out.
+
+    Use it as a context manager to keep its children warm between calls of ``work()``; without that, ``work()`` starts
+    and ends them itself.
+
+    Args:
+        broker: whose runs to work on.
+        workflows: what this engine can run.
+        processes: how many steps run at a time, 1 or more; default is the number of usable CPUs.
+        executor: for workflows that name none; default is ``"loky"``.
+
+    Raises:
+        WorkflowError: there are no workflows, two have the same id, or ``processes`` is impossible.
+        UnknownExecutorError: nothing is registered under the name of an executor.
+        UnsupportedPolicyError: an executor cannot honour a policy.
+        NotPicklableError: a step cannot be sent to a child process; the error names the part of it to blame.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        workflows: Iterable[Workflow],
+        *,
+        processes: int | None = None,
+        executor: str | Executor | None = None,
+    ) -> None:
+        if not isinstance(broker, Broker):
+            raise WorkflowError(f"an engine works for a Broker, not {broker!r}. Pass MemoryBroker(), say.")
+        if isinstance(workflows, Workflow):
+            workflows = [workflows]
+        self._broker = broker
+        self._wakeup: Wakeup | None = None
+        self._drains = False
+        self._is_working = False
+        self._stays_warm = False
+        if processes is not None:
+            check_processes(processes)
+        self._lanes = _make_lanes(workflows, processes, lambda w: w.executor or executor or DEFAULT_EXECUTOR)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._stays_warm = True
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stays_warm = False
+        self.close()
+
+    def close(self) -> None:
+        """End all children, running steps included. Blocks until they are gone; may be called twice."""
+        with ExitStack() as stack:  # each is closed, whatever happens to another
+            for lane in self._lanes:
+                stack.callback(lane.close)
+
+    def stop(self) -> None:
+        """Ask ``work()`` to drain: take nothing new, finish what runs, return. Returns at once; from any thread."""
+        self._drains = True
+        if (wakeup := self._wakeup) is not None:
+            wakeup.set()
+
+    def work(self, *, block: bool = False) -> None:
+        """Work until every run that this engine can serve has ended, waiting retries included.
+
+        Blocks. Ctrl-C or SIGTERM in the main thread drains; the second one kills what runs; the third leaves now.
+
+        Args:
+            block: go on until ``stop()`` or a signal, waiting for new runs.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM.
+            RuntimeError: this engine is working already, in another thread.
+        """
+        if self._is_working:
+            raise RuntimeError("this engine is working already. Use one engine per thread.")
+        self._is_working = True
+        self._drains = False
+        try:
+            with ExitStack() as stack:
+                self._wakeup = Wakeup()
+                stack.callback(self._wakeup.close)
+                signals = stack.enter_context(StopSignals(self._wakeup.set))
+                try:
+                    self._start()
+                    self._serve(stack, signals, block)
+                except BaseException:
+                    self.close()  # before the workers unregister: what they held is given away then
+                    raise
+                if signals.count:
+                    raise signals.exception()
+        finally:
+            self._is_working = False
+            self._wakeup = None
+            if not self._stays_warm:
+                self.close()
+
+    def _start(self) -> None:
+        try:
+            for lane in self._lanes:
+                lane.start()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def _serve(self, stack: ExitStack, signals: StopSignals, block: bool) -> None:
+        assert self._wakeup is not None
+        selector = stack.enter_context(selectors.DefaultSelector())
+        selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
+        for lane in self._lanes:
+            lane.worker_id = self._broker.register_worker(
+                [served.schema for served in lane.workflows.values()]
+            )
+            stack.callback(self._broker.unregister_worker, lane.worker_id)
+            selector.register(self._broker.news(lane.worker_id).fileno(), selectors.EVENT_READ)
+            selector.register(lane.executor.fileno(), selectors.EVENT_READ)
+        while True:
+            self._wakeup.clear()
+            if signals.count >= 2:
+                raise signals.exception()
+            drains = self._drains or signals.count > 0
+            for lane in self._lanes:
+                self._turn(lane, signals, drains)
+            if self._is_done(drains, block):
+                return
+            selector.select(self._patience())
+
+    def _turn(self, lane: _Lane, signals: StopSignals, drains: bool) -> None:
+        broker = self._broker
+        broker.news(lane.worker_id).clear()
+        for notice in broker.keep_alive(lane.worker_id):
+            self._heed(lane, notice)
+        signals.interrupts = lane.executor.name == "inline"
+        try:
+            reports = lane.executor.poll()
+        finally:
+            signals.interrupts = False
+        for report in reports:
+            self._settle(lane, report)
+        free = 0 if drains else lane.executor.free_slots()
+        if free:
+            for assignment in broker.get_steps(lane.worker_id, free):
+                self._begin(lane, assignment)
+
+    def _is_done(self, drains: bool, block: bool) -> bool:
+        if any(lane.running for lane in self._lanes):
+            return False
+        return drains or not (block or any(self._broker.unsettled(lane.worker_id) for lane in self._lanes))
+
+    def _patience(self) -> float | None:
+        """Return how many seconds may pass before something is to be done unasked; None for any number."""
+        now = time.monotonic()
+        waits = [when - now for lane in self._lanes if (when := lane.executor.deadline()) is not None]
+        waits += [due for lane in self._lanes if (due := self._broker.next_due(lane.worker_id)) is not None]
+        return max(0.0, min(waits)) if waits else None
+
+    # -- one assignment -----------------------------------------------------------------------------------------------
+
+    def _begin(self, lane: _Lane, assignment: StepAssignment) -> None:
+        lane.running[assignment.token] = assignment
+        lane.executor.submit(assignment)
+        served = lane.workflows[assignment.workflow_id]
+        step, _ = served.hosted[assignment.step_name]
+        step.state, step.error = State.RUNNING, None
+        if served.observers:
+            context = _context(assignment)
+            if assignment.starts_run:
+                served.observe("on_workflow_start", _whole_run(context), served.workflow)
+            served.observe("on_step_start", context, step)
+
+    def _heed(self, lane: _Lane, notice: Notice) -> None:
+        if isinstance(notice, KillNotice):
+            lane.executor.kill(notice.token)
+        elif isinstance(notice, FinishNotice):
+            context = RunContext(workflow_id=notice.workflow_id, instance_id=notice.instance_id)
+            served = lane.workflows[notice.workflow_id]
+            served.observe("on_workflow_finished", context, served.workflow, notice.state)
+
+    def _settle(self, lane: _Lane, report: AttemptReport) -> None:
+        """Tell the broker how an attempt ended, and the observers what the broker made of it."""
+        assignment = lane.running.pop(report.token)
+        served = lane.workflows[assignment.workflow_id]
+        step, policies = served.hosted[assignment.step_name]
+        state, error = _judge(assignment, report)
+        decision, decided_by = report.decision, report.decided_by
+        if (
+            error is not None and decision is None
+        ):  # its process is gone, so nobody has asked the policies yet
+            decision, decided_by = decide_failure(step, policies, error, assignment.payload)
+        answer = self._broker.report_step(
+            lane.worker_id,
+            StepReport(
+                workflow_id=assignment.workflow_id,
+                instance_id=assignment.instance_id,
+                step_name=assignment.step_name,
+                state=state,
+                result=report.result,
+                error=report.error if error is not None else None,
+                token=report.token,
+                decision=decision,
+                decided_by=decided_by,
+            ),
+        )
+        if answer.status is not ReportStatus.ACCEPTED:
+            _log.info("%s report of step %r of run %s", answer.status, step.name, assignment.instance_id)
+            return
+        assert answer.step_state is not None
+        step.state, step.error = answer.step_state, error
+        if served.observers:
+            self._tell(served, step, assignment, report, error, answer)
+
+    def _tell(
+        self,
+        served: _Served,
+        step: Step,
+        assignment: StepAssignment,
+        report: AttemptReport,
+        error: BaseException | None,
+        answer: ReportAnswer,
+    ) -> None:
+        context = _context(assignment)
+        if answer.step_state is State.SUCCEEDED and served.is_observed("on_step_success"):
+            result = None if report.result is None else decode(report.result)
+            served.observe("on_step_success", context, step, result)
+        if error is not None:
+            served.observe("on_step_failure", context, step, error)
+            if answer.step_state is State.RETRYING:
+                served.observe("on_step_retry", context, step, error, answer.delay)
+        if answer.run_state is not None:
+            served.observe("on_workflow_finished", _whole_run(context), served.workflow, answer.run_state)
+
+
+def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, BaseException | None]:
+    """Return what an outcome means for the step, and the exception if it means a failure."""
+    if report.outcome is Outcome.RETURNED:
+        return State.SUCCEEDED, None
+    if report.outcome is Outcome.KILLED:
+        return State.CANCELLED, None
+    if report.outcome is Outcome.LOST and report.started is None:
+        return State.READY, None
+    assert report.error is not None
+    return State.FAILED, decode_error(
+        report.error,
+        step_name=assignment.step_name,
+        instance_id=assignment.instance_id,
+        attempt=assignment.attempt,
+    )
+
+
+def _context(assignment: StepAssignment) -> RunContext:
+    return RunContext(
+        workflow_id=assignment.workflow_id,
+        instance_id=assignment.instance_id,
+        step_name=assignment.step_name,
+        attempt=assignment.attempt,
+    )
+
+
+def _whole_run(context: RunContext) -> RunContext:
+    return RunContext(workflow_id=context.workflow_id, instance_id=context.instance_id)
+
+
+def _make_lanes(
+    workflows: Iterable[Workflow], processes: int | None, choose: Callable[[Workflow], str | Executor]
+) -> list[_Lane]:
+    lanes: dict[str | int, _Lane] = {}
+    seen: set[str] = set()
+    for workflow in workflows:
+        if not isinstance(workflow, Workflow):
+            raise WorkflowError(f"an engine runs instances of Workflow, not {workflow!r}.")
+        chosen = choose(workflow)
+        key = chosen if isinstance(chosen, str) else id(chosen)
+        if key not in lanes:
+            lanes[key] = _Lane(make_executor(chosen, processes))
+        executor = lanes[key].executor
+        workflow.check_policies(type(executor))
+        served = _Served(workflow)
+        workflow_id = served.schema.workflow_id
+        if workflow_id in seen:
+            raise WorkflowError(f"two workflows have the id {workflow_id!r}. Give one of them another name=.")
+        seen.add(workflow_id)
+        if executor.pickles:
+            pickle_hosted(workflow_id, served.hosted)
+        lanes[key].workflows[workflow_id] = served
+    if not lanes:
+        raise WorkflowError("an engine without workflows has nothing to do. Pass at least one.")
+    return list(lanes.values())
+
+
+def run_once(
+    workflow: Workflow,
+    inputs: Mapping[str, Any] | None,
+    *,
+    executor: str | Executor | None = None,
+    processes: int | None = None,
+    broker: Broker | None = None,
+    progress: bool | None = None,
+    on_dispatch: Callable[[str], None] = lambda instance_id: None,
+) -> Any:
+    """Run ``workflow`` once in this program and return its result: what ``Workflow.run`` does.
+
+    Args:
+        on_dispatch: called with the id of the run once it exists.
+    """
+    from fuseline.broker.memory import MemoryBroker
+
+    broker = MemoryBroker() if broker is None else broker
+    engine = ProcessEngine(broker, [workflow], processes=processes, executor=executor)
+    if executor is not None:
+        engine._lanes = _make_lanes([workflow], processes, lambda _: executor)
+    [lane] = engine._lanes
+    [served] = lane.workflows.values()
+    if progress:
+        observer: WorkflowPolicy = Progress(len(workflow.steps))
+        served.observers.append(observer)
+    instance_id = broker.dispatch_workflow(served.schema, inputs)
+    on_dispatch(instance_id)
+    engine.work()
+    return broker.result(instance_id)

@@ -1,0 +1,171 @@
+"""The contract of every backend.
+
+An executor takes assignments and gives exactly one report for each. It is driven by one thread, which never waits for it
+but in a selector::
+
+    executor.start(workflows)
+    while …:
+        while executor.free_slots(): executor.submit(assignment)
+        wait until executor.fileno() is readable, or executor.deadline() has come
+        for report in executor.poll(): …
+    executor.close()
+
+``fuseline.testing.ExecutorContract`` is this page as tests.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from typing import ClassVar
+
+from fuseline.attempt import Hosted
+from fuseline.errors import StepLost, WorkflowError
+from fuseline.messages import AttemptReport, Outcome, StepAssignment
+from fuseline.values import encode_error
+from fuseline.wakeup import Wakeup
+
+__all__ = ["Executor", "Inbox", "check_processes", "never_started", "usable_cpus"]
+
+
+class Executor(ABC):
+    """Runs assignments. One instance serves one engine at a time and can be started again after ``close``.
+
+    Args:
+        processes: how many assignments run at a time; 1 or more, default is the number of usable CPUs.
+
+    Raises:
+        WorkflowError: ``processes`` is no such number.
+    """
+
+    name: ClassVar[str]  #: what ``Workflow(executor=...)`` calls it
+    #: Whether an attempt is ended for certain, with its process and all that it started; else it is interrupted.
+    kills: ClassVar[bool] = False
+    #: Whether a crash is the end of one attempt only; else it ends the program.
+    isolates_crashes: ClassVar[bool] = False
+    #: Whether steps run in other processes, so that they must be picklable.
+    pickles: ClassVar[bool] = False
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.processes = check_processes(processes)
+
+    @abstractmethod
+    def start(self, workflows: Mapping[str, Hosted]) -> None:
+        """Get ready to run steps of these workflows: ``{workflow_id: {step's name: (step, its policies)}}``.
+
+        Raises:
+            NotPicklableError: a step cannot be sent to where it should run; the error names the part to blame.
+        """
+
+    @abstractmethod
+    def free_slots(self) -> int:
+        """Return how many more assignments may be submitted now."""
+
+    @abstractmethod
+    def submit(self, assignment: StepAssignment) -> None:
+        """Accept an assignment and return at once. Whatever becomes of it comes out of ``poll``."""
+
+    @abstractmethod
+    def kill(self, token: int) -> None:
+        """Ask for the end of an assignment and return at once; its report follows when it has ended.
+
+        Does nothing if it has ended already, or if the executor cannot: then the assignment ends by itself.
+        """
+
+    @abstractmethod
+    def poll(self) -> list[AttemptReport]:
+        """Do whatever can be done without waiting, and return the reports that are new."""
+
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """Return when ``poll`` must be called even if nothing becomes readable, in monotonic seconds, or None."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return a descriptor, the same from ``start`` to ``close``, that is readable when ``poll`` has work."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what runs, tear down what was set up, and leave no process, thread or descriptor. Blocks until then.
+
+        May be called twice, and without ``start``. Assignments that it ended are reported by a last ``poll``.
+        """
+
+
+class Inbox:
+    """Reports from other threads, with a descriptor to wait for them."""
+
+    def __init__(self) -> None:
+        self._reports: deque[AttemptReport] = deque()
+        self._wakeup: Wakeup | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        self._wakeup = Wakeup()
+
+    def close(self) -> None:
+        """Close the descriptor; what is in it can still be taken."""
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
+
+    def fileno(self) -> int:
+        if self._wakeup is None:
+            raise RuntimeError("the executor is not started")
+        return self._wakeup.fileno()
+
+    def put(self, report: AttemptReport) -> None:
+        """Add a report. Thread-safe."""
+        self._reports.append(report)
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the descriptor readable. Thread-safe."""
+        if (wakeup := self._wakeup) is not None:
+            wakeup.set()
+
+    def take(self) -> list[AttemptReport]:
+        """Return what is there."""
+        if self._wakeup is not None:
+            self._wakeup.clear()
+        reports: list[AttemptReport] = []
+        while self._reports:
+            reports.append(self._reports.popleft())
+        return reports
+
+
+def never_started(assignment: StepAssignment) -> AttemptReport:
+    """Return the report of an assignment that was accepted but not begun, so that it can simply be handed back."""
+    lost = StepLost(
+        f"step {assignment.step_name!r} of run {assignment.instance_id} was not started: its executor was closed.",
+        step_name=assignment.step_name,
+        instance_id=assignment.instance_id,
+        attempt=assignment.attempt,
+    )
+    return AttemptReport(token=assignment.token, outcome=Outcome.LOST, error=encode_error(lost))
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this program may use: affinity and cgroup limits count, and LOKY_MAX_CPU_COUNT."""
+    from loky import cpu_count
+
+    return int(cpu_count())
+
+
+def check_processes(processes: int | None) -> int:
+    """Return ``processes``, or the number of usable CPUs for None.
+
+    Raises:
+        WorkflowError: it is not a whole number of 1 or more.
+    """
+    if processes is None:
+        return usable_cpus()
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+        raise WorkflowError(
+            f"processes={processes!r}: give a whole number of 1 or more, or None for one per usable CPU "
+            f"(of {os.cpu_count()} here)."
+        )
+    return processes

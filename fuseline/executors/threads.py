@@ -1,0 +1,76 @@
+"""ThreadsExecutor: steps run in a pool of threads. For code that releases the GIL, and for input and output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from fuseline.attempt import Hosted, StepHost
+from fuseline.executors.base import Executor, Inbox
+from fuseline.messages import AttemptReport, StepAssignment
+
+__all__ = ["ThreadsExecutor"]
+
+
+class ThreadsExecutor(Executor):
+    """Runs steps in threads of this process. A timeout interrupts, a crash ends the program.
+
+    All runs share the step objects, so a step that changes its own attributes must do so safely.
+    """
+
+    name = "threads"
+
+    def __init__(self, processes: int | None = None) -> None:
+        super().__init__(processes)
+        self._pool: ThreadPoolExecutor | None = None
+        self._workflows: Mapping[str, Hosted] = {}
+        self._host = StepHost()
+        self._running: dict[int, Future[None]] = {}
+        self._inbox = Inbox()
+
+    def start(self, workflows: Mapping[str, Hosted]) -> None:
+        self._workflows = workflows
+        self._host = StepHost()
+        self._inbox.open()
+        self._pool = ThreadPoolExecutor(self.processes, thread_name_prefix="fuseline")
+
+    def free_slots(self) -> int:
+        return self.processes - len(self._running)
+
+    def submit(self, assignment: StepAssignment) -> None:
+        assert self._pool is not None, "start() comes first"
+        self._running[assignment.token] = self._pool.submit(self._carry_out, assignment)
+
+    def _carry_out(self, assignment: StepAssignment) -> None:
+        step, policies = self._workflows[assignment.workflow_id][assignment.step_name]
+        report = self._host.carry_out(
+            step,
+            policies,
+            workflow_id=assignment.workflow_id,
+            payload=assignment.payload,
+            token=assignment.token,
+        )
+        self._inbox.put(report)
+
+    def kill(self, token: int) -> None:
+        """Do nothing: a thread cannot be killed, and ends by itself."""
+
+    def poll(self) -> list[AttemptReport]:
+        reports = self._inbox.take()
+        for report in reports:
+            self._running.pop(report.token, None)
+        return reports
+
+    def deadline(self) -> float | None:
+        return None
+
+    def fileno(self) -> int:
+        return self._inbox.fileno()
+
+    def close(self) -> None:
+        """Wait for what runs to end: there is no way to end a thread."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        self._host.close()
+        self._inbox.close()

@@ -1,0 +1,214 @@
+"""What travels between a broker, its workers and those who watch: frozen, small, without methods that act.
+
+::
+
+    broker ── StepAssignment ─▶ worker ── StepAssignment ─▶ executor
+    broker ◀── StepReport ───── worker ◀─ AttemptReport ─── executor
+    broker ── ReportAnswer ───▶ worker
+
+User values in them are ``Value``s, opaque bytes; only a ``StepReport`` of a hand-written worker may carry the object
+itself, which its broker encodes on arrival.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fuseline.states import State
+from fuseline.values import ErrorInfo, Value
+
+__all__ = [
+    "AttemptReport",
+    "FailureAction",
+    "FailureDecision",
+    "FinishNotice",
+    "KillNotice",
+    "Notice",
+    "Outcome",
+    "Payload",
+    "ReportAnswer",
+    "ReportStatus",
+    "RunInfo",
+    "StepAssignment",
+    "StepInfo",
+    "StepReport",
+]
+
+
+# -- decisions about failures -----------------------------------------------------------------------------------------
+
+
+class FailureAction(enum.StrEnum):
+    """What becomes of a step after an attempt has failed."""
+
+    RETRY = "RETRY"  #: try again after a delay
+    FAIL = "FAIL"  #: the step has failed, and so has its run
+    SKIP = "SKIP"  #: do without it and without the steps that need it; the run can still succeed
+
+
+@dataclass(frozen=True, slots=True)
+class FailureDecision:
+    """What a policy decides about a failed attempt: ``FailureDecision(FailureDecision.RETRY, delay=2.0)``."""
+
+    action: FailureAction
+    delay: float = 0.0  #: seconds until the next attempt may start; only for RETRY
+
+    RETRY: ClassVar[FailureAction] = FailureAction.RETRY
+    FAIL: ClassVar[FailureAction] = FailureAction.FAIL
+    SKIP: ClassVar[FailureAction] = FailureAction.SKIP
+
+
+# -- broker to worker -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """What an attempt gets to work with."""
+
+    #: {parameter of run_step: its value}; for a ``*parameter`` a tuple of values
+    arguments: Mapping[str, Value | tuple[Value, ...]]
+    attempt: int = 1  #: 1 for the first try
+    #: {place of a policy among the step's policies: failures it has decided so far}
+    failures: Mapping[int, int] = field(default_factory=dict)
+    instance_id: str | None = None
+    #: Where ``Workflow._execute_step`` leaves what the bare report of a hand-written worker does not say:
+    #: the object that the attempt returned, and how the attempt ended. Empty, or one pair.
+    notes: list[tuple[Any, AttemptReport]] = field(default_factory=list, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepAssignment:
+    """One attempt of one step, handed to one worker."""
+
+    workflow_id: str
+    instance_id: str
+    step_name: str
+    payload: Payload
+    token: int  #: names this hand-over; never used again
+    attempt: int = 1  #: 1 for the first try
+    timeout: float | None = None  #: seconds from the start of the attempt in its slot; None means no limit
+    starts_run: bool = False  #: whether it is the first of its run
+
+
+@dataclass(frozen=True, slots=True)
+class KillNotice:
+    """Tells a worker that nobody wants the outcome of an assignment any more."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishNotice:
+    """Tells a worker that a run it has started ended without a report, by being cancelled."""
+
+    workflow_id: str
+    instance_id: str
+    state: State
+
+
+Notice = KillNotice | FinishNotice
+
+
+# -- executor to worker -----------------------------------------------------------------------------------------------
+
+
+class Outcome(enum.StrEnum):
+    """How an attempt ended, as far as an executor can tell; what follows from it is not the executor's business."""
+
+    RETURNED = "RETURNED"
+    RAISED = "RAISED"
+    TIMED_OUT = "TIMED_OUT"
+    KILLED = "KILLED"  #: because it was asked to
+    LOST = "LOST"  #: what ran it is gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """How an accepted assignment ended; an executor gives exactly one for each."""
+
+    token: int
+    outcome: Outcome
+    result: Value | None = None  #: only with RETURNED
+    error: ErrorInfo | None = None  #: with every other outcome
+    decision: FailureDecision | None = (
+        None  #: what the step's own policies decided where it ran, if they could
+    )
+    decided_by: int | None = None  #: place of the policy that decided, among the step's policies
+    started: float | None = (
+        None  #: monotonic seconds; None if it never started, so that it may simply be handed back
+    )
+
+
+# -- worker to broker -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """How an assignment ended.
+
+    The first five fields are all that a hand-written worker needs. ``state`` is ``SUCCEEDED``, ``FAILED``, ``SKIPPED``,
+    ``CANCELLED``, or ``READY`` to hand an assignment back that was never started.
+    """
+
+    workflow_id: str
+    instance_id: str
+    step_name: str
+    state: State
+    result: Any = None  #: the object itself, or its Value
+    error: BaseException | ErrorInfo | None = None
+    token: int | None = None  #: None means: the assignment of this step that the worker holds
+    #: None after a failure means that the broker shall decide by the retry policies in the schema
+    decision: FailureDecision | None = None
+    decided_by: int | None = None  #: place of the policy that decided, among the step's policies
+
+
+class ReportStatus(enum.StrEnum):
+    """Whether a report changed anything."""
+
+    ACCEPTED = "ACCEPTED"
+    STALE = "STALE"  #: about an assignment that was settled, or given to somebody else, before
+    UNKNOWN = "UNKNOWN"  #: about something that was never assigned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportAnswer:
+    """What a broker says to a report; every event is told to exactly one worker."""
+
+    status: ReportStatus
+    step_state: State | None = None  #: what the step went to; None if the report changed nothing
+    delay: float = 0.0  #: seconds until the next attempt, if step_state is RETRYING
+    run_state: State | None = None  #: the end of the run, if this report ended it
+
+
+# -- for those who ask ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """How a step of a run stands."""
+
+    name: str
+    state: State
+    attempts: int  #: how often it was started
+    error: BaseException | None = None  #: what the last attempt raised, or a faithful stand-in
+    cause: str = ""  #: why it was skipped or cancelled
+    started_at: float | None = None  #: start of the last attempt, seconds since the epoch
+    finished_at: float | None = None  #: seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """How a run stands."""
+
+    instance_id: str
+    workflow_id: str
+    workflow: str  #: the workflow's name
+    state: State
+    inputs: dict[str, Any]
+    steps: dict[str, StepInfo]
+    created_at: float  #: seconds since the epoch
+    started_at: float | None = None
+    finished_at: float | None = None

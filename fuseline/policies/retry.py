@@ -1,0 +1,155 @@
+"""RetryPolicy: which failures are tried again, how often, and after how long."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from fuseline.errors import PolicyError
+from fuseline.messages import FailureDecision
+from fuseline.policies.base import StepPolicy
+from fuseline.values import type_names
+
+if TYPE_CHECKING:
+    from fuseline.workflow import Step
+
+__all__ = ["RetryPolicy"]
+
+#: Not the program's own generator: a retry must not disturb a seeded sequence of random numbers.
+_random = random.Random()
+
+ErrorClass = type[BaseException] | str
+
+
+class RetryPolicy(StepPolicy):
+    """Retries a step after a failure. The wait happens in the broker and holds no worker.
+
+    Timeouts and crashes count as failures (``StepTimedOut``, ``StepCrashed``). Several of these policies on one step
+    give a budget per cause: the first that names the exception decides.
+
+    Args:
+        max_retries: tries after the first one; 0 or more.
+        wait: seconds before the first retry.
+        backoff: what the wait is multiplied by after each further failure; 1.0 keeps it constant.
+        max_wait: seconds that a wait never exceeds.
+        jitter: the share of a wait that is random, from 0 (none) to 1 (all of it).
+        retry_on: exception classes to retry, or their dotted names; subclasses count.
+        give_up_on: exception classes that are final, even if ``retry_on`` names them or a base of theirs.
+
+    Raises:
+        PolicyError: a value is impossible; the error says which.
+    """
+
+    counts_own_failures = True
+
+    def __init__(
+        self,
+        max_retries: int = 3,
+        wait: float = 0.0,
+        backoff: float = 1.0,
+        max_wait: float = 3600.0,
+        jitter: float = 0.0,
+        retry_on: ErrorClass | Iterable[ErrorClass] = (Exception,),
+        give_up_on: ErrorClass | Iterable[ErrorClass] = (),
+    ) -> None:
+        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
+            raise PolicyError(f"RetryPolicy(max_retries={max_retries!r}): give a whole number, 0 or more.")
+        self.max_retries = max_retries
+        self.wait = _number("wait", wait, 0.0, math.inf)
+        self.backoff = _number("backoff", backoff, 1.0, math.inf)
+        self.max_wait = _number("max_wait", max_wait, 0.0, math.inf)
+        self.jitter = _number("jitter", jitter, 0.0, 1.0)
+        self.retry_on = _names("retry_on", retry_on)
+        self.give_up_on = _names("give_up_on", give_up_on)
+
+    def next_delay(self, attempt: int, draw: Callable[[], float] = _random.random) -> float:
+        """Return the seconds to wait after failure number ``attempt`` (1-based).
+
+        Grows as ``wait * backoff ** (attempt - 1)``, capped at ``max_wait``; then jitter: a uniform draw between
+        ``(1 - jitter)`` times that value and the value.
+
+        Args:
+            draw: gives a random number in [0, 1).
+
+        Raises:
+            ValueError: ``attempt`` is less than 1.
+
+        Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+        """
+        if attempt < 1:
+            raise ValueError(f"attempt is counted from 1, not {attempt}")
+        try:
+            delay = min(self.wait * self.backoff ** (attempt - 1), self.max_wait)
+        except OverflowError:
+            delay = self.max_wait if self.wait else 0.0
+        return delay - delay * self.jitter * draw() if self.jitter else delay
+
+    def on_failure(self, step: Step | None, exc: BaseException, attempt: int) -> FailureDecision | None:
+        """Decide about failure number ``attempt`` of those that this policy answers for; None if it is not its cause."""
+        return self.decide(type_names(type(exc)), attempt)
+
+    def decide(
+        self, names: Collection[str] | None, attempt: int, draw: Callable[[], float] = _random.random
+    ) -> FailureDecision | None:
+        """Decide like ``on_failure``, knowing no more of the exception than the dotted names of its classes.
+
+        Args:
+            names: of its class and that class's bases; None if nothing is known, which any policy answers for.
+            draw: gives a random number in [0, 1).
+        """
+        if names is not None:
+            if not self.give_up_on.isdisjoint(names):
+                return FailureDecision(FailureDecision.FAIL)
+            if self.retry_on.isdisjoint(names):
+                return None
+        if attempt > self.max_retries:
+            return FailureDecision(FailureDecision.FAIL)
+        return FailureDecision(FailureDecision.RETRY, self.next_delay(attempt, draw))
+
+    def to_config(self) -> dict[str, Any]:
+        return {
+            "max_retries": self.max_retries,
+            "wait": self.wait,
+            "backoff": self.backoff,
+            "max_wait": self.max_wait,
+            "jitter": self.jitter,
+            "retry_on": sorted(self.retry_on),
+            "give_up_on": sorted(self.give_up_on),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return the policy of ``config``. Exception classes stay names, so none of their modules is imported."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.to_config() == other.to_config()
+
+    def __hash__(self) -> int:
+        return hash((self.max_retries, self.wait, self.retry_on))
+
+
+def _number(name: str, value: float, low: float, high: float) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
+        limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of {low:g} or more"
+        raise PolicyError(f"RetryPolicy({name}={value!r}): give a finite number {limits}.")
+    return float(value)
+
+
+def _names(name: str, classes: ErrorClass | Iterable[ErrorClass]) -> frozenset[str]:
+    if isinstance(classes, type | str):
+        classes = (classes,)
+    names = set()
+    for cls in classes:
+        if isinstance(cls, str) and cls:
+            names.add(cls)
+        elif isinstance(cls, type) and issubclass(cls, BaseException):
+            names.add(type_names(cls)[0])
+        else:
+            raise PolicyError(
+                f"RetryPolicy({name}=...): {cls!r} is no exception class. Give classes, or their names."
+            )
+    return frozenset(names)

@@ -1,0 +1,186 @@
+"""One child process: started through loky's context, ended for certain.
+
+loky starts a child with a clean ``exec``: no fork of a threaded process, ``__main__`` is not imported again, and the
+environment is set before anything is imported. The child leads a session and process group of its own.
+
+The end of a child, whoever wants it::
+
+    end(): SIGTERM to the group ──grace──▶ SIGKILL to the group ──▶ reap ──▶ nobody of the group is alive: gone
+    it ends by itself: ─────────────────────────▲
+
+Signals go out before the child is reaped: until then its number, which is also that of its group, cannot be used again.
+All of this is driven by ``advance``, which never blocks, so that many children can end side by side.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+
+from fuseline.processes import guardian
+from fuseline.processes.channel import Channel
+from fuseline.processes.stamp import Stamp
+from fuseline.processes.tree import descendants, group_members, is_alive, kill_processes, signal_group
+
+__all__ = ["Child"]
+
+_log = logging.getLogger("fuseline")
+
+#: Seconds between two looks at what is left of a group.
+_LOOK = 0.01
+#: Seconds after SIGKILL in which a process must be gone; one in an uninterruptible wait of the kernel may take longer.
+_PATIENCE = 5.0
+
+
+class Child:
+    """A child process that runs ``target(connection, stamp, pid of this program)``.
+
+    The guardian must have been acquired.
+
+    Raises:
+        OSError: the system has no process or descriptor left to give.
+    """
+
+    def __init__(
+        self, target: Callable[[Connection, Stamp, int], None], environment: Mapping[str, str]
+    ) -> None:
+        from loky.backend import get_context
+
+        context = get_context("loky")
+        self._connection, theirs = context.Pipe(duplex=True)
+        self.stamp = Stamp()
+        try:
+            # daemon: if this program exits without closing, multiprocessing ends it instead of waiting for it.
+            self._process = context.Process(
+                target=target,
+                args=(theirs, self.stamp, os.getpid()),
+                daemon=True,
+                env=dict(environment),
+                name="fuseline-child",
+            )
+            self._process.start()
+            pid = self._process.pid
+            assert pid is not None
+            self.pid: int = pid
+            guardian.watch(self.pid)
+            self._exit_fd = _open_exit_fd(self._process)
+        except BaseException:
+            self._connection.close()
+            self.stamp.close()
+            raise
+        finally:
+            theirs.close()
+            self.stamp.close_fd()
+        os.set_blocking(self._connection.fileno(), False)
+        self.channel = Channel(self._connection.fileno())
+        self.returncode: int | None = None  #: as of ``waitpid``: negative for a signal; None if unknown
+        self._tree: list[psutil.Process] = []
+        self._kill_at: float | None = None
+        self._give_up_at: float | None = None
+        self._reaped = False
+        self.is_gone = False  #: whether it is proven that nothing of it is left
+
+    def fileno(self) -> int:
+        """Return the descriptor of the pipe."""
+        return self._connection.fileno()
+
+    @property
+    def exit_fd(self) -> int:
+        """A descriptor that becomes readable when the process ends, whatever its own children still hold open."""
+        return self._exit_fd
+
+    def has_exited(self) -> bool:
+        """Return whether the process has ended, reaped or not."""
+        if self._reaped:
+            return True
+        readable, _, _ = (
+            select.select([self._exit_fd], [], [], 0) if self._exit_fd < 1024 else _poll(self._exit_fd)
+        )
+        return bool(readable)
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_ending(self) -> bool:
+        return self._kill_at is not None
+
+    def end(self, now: float, grace: float) -> None:
+        """Begin to end the process and everything it started: SIGTERM now, SIGKILL after ``grace`` seconds."""
+        if self._kill_at is None:
+            self._tree = descendants(self.pid)
+            self._kill_at = now + grace
+            signal_group(self.pid, signal.SIGTERM)
+            signal_group(self.pid, signal.SIGCONT)  # a stopped process acts on no other signal
+
+    def advance(self, now: float) -> float | None:
+        """Bring the end forward as far as it goes without waiting, and set ``is_gone`` when it is complete.
+
+        Returns:
+            When to call again, in monotonic seconds; None if only the end of the process is worth waiting for, or all is
+            done.
+        """
+        if self.is_gone:
+            return None
+        exited = self.has_exited()
+        if not exited and (self._kill_at is None or now < self._kill_at):
+            return self._kill_at
+        if self._give_up_at is None:
+            gentle = exited and self._kill_at is not None and now < self._kill_at
+            if gentle and (others := group_members(self.pid)) and others != [self.pid]:
+                return now + _LOOK  # the child is dead, and what it started still has its grace
+            signal_group(self.pid, signal.SIGKILL)
+            kill_processes(self._tree)
+            self._give_up_at = now + _PATIENCE
+        if not exited and not self.has_exited():
+            return now + _LOOK if now < self._give_up_at else self._abandon()
+        self._reap()
+        if group_members(self.pid) or any(map(is_alive, self._tree)):
+            if now < self._give_up_at:
+                return now + _LOOK
+            return self._abandon()
+        self._let_go()
+        return None
+
+    def _reap(self) -> None:
+        if not self._reaped:
+            popen = self._process._popen
+            self.returncode = popen.poll()
+            if (
+                self.returncode is None
+            ):  # the program ignores SIGCHLD, say, so that the kernel reaped it: nobody knows
+                popen.returncode = 255
+            self._reaped = True
+
+    def _abandon(self) -> None:
+        _log.error("process %d, or one that it started, did not end after SIGKILL; giving it up", self.pid)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.is_gone = True
+        guardian.forget(self.pid)
+        os.close(self._exit_fd)
+        self._connection.close()
+        self.stamp.close()
+        if self._reaped:
+            self._process.join()  # returns at once; multiprocessing drops it from its list of children
+        self._process = None  # with the last reference, loky closes its own descriptor
+
+
+def _open_exit_fd(process: Any) -> int:
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(process.pid)
+    # Elsewhere the pipe whose other end only the child has, and what it forks: later than the truth, but never wrong.
+    return os.dup(process.sentinel)
+
+
+def _poll(fd: int) -> tuple[list[int], None, None]:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return [number for number, _ in poller.poll(0)], None, None

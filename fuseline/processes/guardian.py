@@ -1,0 +1,77 @@
+"""The program's half of its guardian, the third line of defence against children that outlive their program.
+
+The first is the end of the pipe, which a child that waits for work notices. The second is ``PR_SET_PDEATHSIG``, which
+ends a child that is stuck in C code, but not what that child has started. The guardian kills whole groups. There is one
+per program, started before the first child and ended after the last.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+__all__ = ["acquire", "forget", "release", "watch"]
+
+_lock = threading.Lock()
+_users = 0
+_process: subprocess.Popen[bytes] | None = None
+
+
+def acquire() -> None:
+    """Make sure that the guardian runs, until as many calls of ``release``."""
+    global _users, _process
+    with _lock:
+        _users += 1
+        if _process is None:
+            command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian_main.py"))]
+            _process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0, start_new_session=True
+            )
+
+
+def release() -> None:
+    """End the guardian if nobody else needs it. Everything it watches must be gone."""
+    global _users, _process
+    with _lock:
+        _users -= 1
+        if _users == 0 and _process is not None:
+            process, _process = _process, None
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+
+def watch(leader: int) -> None:
+    """Have the group that ``leader`` will lead killed when this program ends."""
+    _tell(b"+%d\n" % leader)
+
+
+def forget(leader: int) -> None:
+    """Say that the group is gone, before its number can be used again."""
+    _tell(b"-%d\n" % leader)
+
+
+def _tell(line: bytes) -> None:
+    with _lock:
+        if _process is not None and _process.stdin is not None:
+            try:
+                _process.stdin.write(line)
+            except BrokenPipeError:  # somebody killed the guardian: two lines of defence are left
+                pass
+
+
+def _after_fork_in_child() -> None:
+    # A fork of the program must not keep the pipe open: the guardian would think that the program still lives.
+    global _users, _process, _lock
+    _lock = threading.Lock()
+    if _process is not None and _process.stdin is not None:
+        os.close(_process.stdin.fileno())
+        _process.stdin = None
+        _process.returncode = 0  # not ours to wait for
+    _users, _process = 0, None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

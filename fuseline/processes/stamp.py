@@ -1,0 +1,80 @@
+"""A few numbers in memory that a child and its program share: which assignment it has picked up, and when.
+
+The alternative, a message per start, would cost a system call and a wake-up for every step. The monotonic clock is one
+for all processes of a machine, so the child's readings can be compared with ours.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import time
+from typing import Any, NamedTuple
+
+__all__ = ["Stamp", "StampReading"]
+
+_LAYOUT = struct.Struct("=Qdd")
+
+
+class StampReading(NamedTuple):
+    """What a child has stamped last."""
+
+    token: int  #: the assignment; 0 if it has never picked one up
+    picked_up: float  #: monotonic seconds
+    started: float  #: monotonic seconds; 0.0 while the code of its workflow is still being loaded
+
+
+class Stamp:
+    """Shared by a program and one child. Pickle it while the child is being started, and at no other time."""
+
+    def __init__(self, fd: int | None = None) -> None:
+        if fd is None:
+            fd = _anonymous_file()
+            os.ftruncate(fd, _LAYOUT.size)
+        self._fd = fd
+        self._memory = mmap.mmap(fd, _LAYOUT.size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing.reduction import DupFd
+
+        return _attach, (DupFd(self._fd),)
+
+    def close_fd(self) -> None:
+        """Close the descriptor; the memory stays. Call it when the child has been started."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.close_fd()
+        self._memory.close()
+
+    def pick_up(self, token: int) -> None:
+        """Say, in the child, that the assignment was read and its code may have to be loaded."""
+        self._memory[:] = _LAYOUT.pack(token, time.monotonic(), 0.0)
+
+    def start(self, token: int) -> None:
+        """Say, in the child, that the attempt starts now."""
+        _, picked_up, _ = _LAYOUT.unpack(self._memory[:])
+        self._memory[:] = _LAYOUT.pack(token, picked_up, time.monotonic())
+
+    def read(self) -> StampReading:
+        """Return what the child has stamped last."""
+        return StampReading(*_LAYOUT.unpack(self._memory[:]))
+
+
+def _attach(fd: Any) -> Stamp:
+    stamp = Stamp(fd.detach())
+    stamp.close_fd()
+    return stamp
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fuseline-stamp")
+    fd, path = tempfile.mkstemp(prefix="fuseline-stamp-")  # macOS
+    os.unlink(path)
+    return fd

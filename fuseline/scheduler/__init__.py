@@ -1,0 +1,46 @@
+"""The pure core: what happened goes in, what to do comes out.
+
+``core`` is the state machine, ``events`` what it is told and what it tells, ``plan`` a schema compiled for it, ``run`` the
+state of one run, ``ready`` the order in which steps are handed out. Nothing in here reads a clock, draws a random number,
+starts a thread or touches a pipe: a broker is this core in a housing that does.
+"""
+
+from fuseline.scheduler.core import Scheduler
+from fuseline.scheduler.events import (
+    Answer,
+    Assign,
+    Command,
+    Event,
+    Finished,
+    Kill,
+    Moved,
+    Reported,
+    RunCancelled,
+    RunDispatched,
+    RunForgotten,
+    StepsReady,
+    StepsRequested,
+    TimePassed,
+    WorkerLeft,
+    WorkerRegistered,
+)
+
+__all__ = [
+    "Answer",
+    "Assign",
+    "Command",
+    "Event",
+    "Finished",
+    "Kill",
+    "Moved",
+    "Reported",
+    "RunCancelled",
+    "RunDispatched",
+    "RunForgotten",
+    "Scheduler",
+    "StepsReady",
+    "StepsRequested",
+    "TimePassed",
+    "WorkerLeft",
+    "WorkerRegistered",
+]

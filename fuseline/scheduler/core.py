@@ -1,0 +1,513 @@
+"""The scheduling core: ``handle(event, now) -> commands``.
+
+It decides which step is ready, who gets it, what follows its end, and when a run is over. It is told the time with each
+event, acts on nothing, and can be driven by a test in three lines::
+
+    scheduler.handle(WorkerRegistered("w", (schema,)), now=0.0)
+    scheduler.handle(RunDispatched("r", schema, {}), now=0.0)
+    [assign] = scheduler.handle(StepsRequested("w", 1), now=0.0)
+
+Each event costs O(1) per step and edge it touches, and a logarithm of the runs in progress; there is no scan over runs,
+steps or workers. (A worker that serves several workflows looks at the front of the queue of each.) The steps of a run
+are walked once when the run stops early, and each of them settles by that.
+
+A token names each hand-over. It is live from ``Assign`` until the first report with it, or until its worker has left;
+any other report changes nothing, so an outcome is observed exactly once, however often a step had to start.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from fuseline.errors import (
+    RunNotFinished,
+    StepLost,
+    UnknownRunError,
+    UnknownWorkerError,
+    WorkflowChangedError,
+    WorkflowError,
+)
+from fuseline.messages import (
+    FailureAction,
+    FailureDecision,
+    Payload,
+    ReportAnswer,
+    ReportStatus,
+    StepAssignment,
+    StepReport,
+)
+from fuseline.scheduler.events import (
+    Answer,
+    Assign,
+    Command,
+    Event,
+    Finished,
+    Kill,
+    Moved,
+    Reported,
+    RunCancelled,
+    RunDispatched,
+    RunForgotten,
+    StepsReady,
+    StepsRequested,
+    TimePassed,
+    WorkerLeft,
+    WorkerRegistered,
+)
+from fuseline.scheduler.plan import Plan
+from fuseline.scheduler.ready import ReadyRuns
+from fuseline.scheduler.run import Run
+from fuseline.schema import WorkflowSchema
+from fuseline.states import State
+from fuseline.values import ErrorInfo, Value, encode_error
+
+__all__ = ["MAX_RESTARTS", "Scheduler"]
+
+#: How often a step may start again because its engine died; more than that, and the step is likely what kills engines.
+MAX_RESTARTS = 10
+
+_STALE = ReportAnswer(status=ReportStatus.STALE)
+_UNKNOWN = ReportAnswer(status=ReportStatus.UNKNOWN)
+
+
+class _Flow:
+    """A workflow and its runs."""
+
+    __slots__ = ("plan", "ready", "unsettled", "workers")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ready = ReadyRuns()
+        self.unsettled = 0
+        self.workers = 0
+
+
+class _Worker:
+    __slots__ = ("flows", "held")
+
+    def __init__(self, flows: list[_Flow]) -> None:
+        self.flows = flows
+        self.held: dict[int, None] = {}  #: tokens, in the order they were given out
+
+
+class Scheduler:
+    """Owns runs. Not thread-safe: its housing calls ``handle`` once at a time.
+
+    Args:
+        draw: gives a random number in [0, 1), for the jitter of retries that no worker has decided on.
+    """
+
+    def __init__(self, draw: Callable[[], float] = lambda: 0.5) -> None:
+        self.runs: dict[str, Run] = {}
+        self.watched = False  #: whether to tell every move
+        self._draw = draw
+        self._flows: dict[str, _Flow] = {}
+        self._workers: dict[str, _Worker] = {}
+        self._live: dict[int, tuple[str, Run, int]] = {}  #: {token: (worker, run, step)}
+        self._tokens = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._retries: list[tuple[float, int, Run, int, int]] = []  #: (due, tie-breaker, run, step, attempt)
+        self._commands: list[Command] = []
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
+            WorkerRegistered: self._worker_registered,
+            WorkerLeft: self._worker_left,
+            RunDispatched: self._run_dispatched,
+            StepsRequested: self._steps_requested,
+            Reported: self._reported,
+            TimePassed: self._time_passed,
+            RunCancelled: self._run_cancelled,
+            RunForgotten: self._run_forgotten,
+        }
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def run(self, instance_id: str) -> Run:
+        """Return the state of a run, to be read only.
+
+        Raises:
+            UnknownRunError: there is none of this id.
+        """
+        try:
+            return self.runs[instance_id]
+        except KeyError:
+            raise UnknownRunError(instance_id) from None
+
+    def unsettled(self, worker_id: str) -> int:
+        """Return how many runs that this worker can serve have not ended."""
+        return sum(flow.unsettled for flow in self._worker(worker_id).flows)
+
+    def next_due(self) -> float | None:
+        """Return when the next retry may start, in monotonic seconds, or None if no retry waits."""
+        while self._retries and not self._is_waiting(self._retries[0]):
+            heapq.heappop(self._retries)
+        return self._retries[0][0] if self._retries else None
+
+    def held_by(self, worker_id: str) -> tuple[int, ...]:
+        """Return the live tokens of a worker, in the order they were given out."""
+        return tuple(self._worker(worker_id).held)
+
+    # -- the one way in -----------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take in what happened at ``now`` (monotonic seconds, never going back) and return what to do, in order.
+
+        Raises:
+            WorkflowError, UnknownRunError, UnknownWorkerError, RunNotFinished: the event makes no sense; nothing was
+                changed.
+        """
+        self._commands = commands = []
+        self._handlers[type(event)](event, now)
+        return commands
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def _worker_registered(self, event: WorkerRegistered, now: float) -> None:
+        flows = [self._flow(schema) for schema in event.schemas]
+        if event.worker_id in self._workers:
+            raise WorkflowError(f"worker id {event.worker_id!r} is taken. Each worker registers once.")
+        for flow in flows:
+            flow.workers += 1
+        self._workers[event.worker_id] = _Worker(flows)
+
+    def _worker_left(self, event: WorkerLeft, now: float) -> None:
+        worker = self._worker(event.worker_id)
+        for flow in worker.flows:
+            flow.workers -= 1
+        for token in list(worker.held):
+            _, run, step = self._release(token)
+            self._restart(run, step, now)
+        del self._workers[event.worker_id]
+
+    def _worker(self, worker_id: str) -> _Worker:
+        try:
+            return self._workers[worker_id]
+        except KeyError:
+            raise UnknownWorkerError(worker_id) from None
+
+    def _flow(self, schema: WorkflowSchema) -> _Flow:
+        flow = self._flows.get(schema.workflow_id)
+        if flow is not None and flow.plan.fingerprint != schema.fingerprint:
+            if flow.unsettled or flow.workers:
+                raise WorkflowChangedError(schema.workflow_id)
+            flow = None  # nobody works with the old one any more
+        if flow is None:
+            flow = self._flows[schema.workflow_id] = _Flow(Plan(schema))
+        return flow
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def _run_dispatched(self, event: RunDispatched, now: float) -> None:
+        if event.instance_id in self.runs:
+            raise WorkflowError(f"run id {event.instance_id!r} is taken. Each run has an id of its own.")
+        flow = self._flow(event.schema)
+        bound = flow.plan.bind(event.inputs)
+        run = Run(event.instance_id, next(self._numbers), flow.plan, bound, event.inputs, now)
+        self.runs[event.instance_id] = run
+        flow.unsettled += 1
+        for step in flow.plan.roots:
+            self._make_ready(run, step)
+
+    def _run_cancelled(self, event: RunCancelled, now: float) -> None:
+        run = self.run(event.instance_id)
+        if run.state.is_settled or run.cancelled:
+            return
+        run.cancelled = True
+        self._stop(run, "the run was cancelled", now)
+        for token in run.running.values():
+            self._commands.append(Kill(self._live[token][0], token))
+        self._settle_if_done(run, now, reported=False)
+
+    def _run_forgotten(self, event: RunForgotten, now: float) -> None:
+        run = self.run(event.instance_id)
+        if not run.state.is_settled:
+            raise RunNotFinished(run.instance_id, run.plan.schema.name, run.state)
+        del self.runs[event.instance_id]
+
+    def _stop(self, run: Run, cause: str, now: float) -> None:
+        """Start nothing new in a run: whatever does not run now is cancelled."""
+        run.ready.clear()
+        for step, state in enumerate(run.states):
+            if state in (State.PENDING, State.READY, State.RETRYING):
+                run.causes[step] = cause
+                self._settle_step(run, step, State.CANCELLED, now)
+
+    def _settle_if_done(self, run: Run, now: float, *, reported: bool) -> State | None:
+        """End a run whose steps are all settled; return its state if that was now."""
+        if run.open_steps or run.state.is_settled:
+            return None
+        if run.cancelled and not all(state in (State.SUCCEEDED, State.SKIPPED) for state in run.states):
+            state = State.CANCELLED
+        else:
+            state = State.FAILED if run.failed_steps else State.SUCCEEDED
+        run.move(state)
+        run.finished = now
+        outputs = set(run.plan.outputs)
+        run.results = {step: value for step, value in run.results.items() if step in outputs}
+        self._flows[run.plan.workflow_id].unsettled -= 1
+        tell = run.started_by if not reported and run.started_by in self._workers else None
+        self._commands.append(Finished(run.plan.workflow_id, run.instance_id, state, tell))
+        self._tell_move(run, None, state)
+        return state
+
+    # -- handing out --------------------------------------------------------------------------------------------------
+
+    def _make_ready(self, run: Run, step: int) -> None:
+        run.move_step(step, State.READY)
+        run.ready.append(step)
+        if not run.queued:
+            self._flows[run.plan.workflow_id].ready.add(run)
+        ready = StepsReady(run.plan.workflow_id)
+        if not self._commands or self._commands[-1] != ready:
+            self._commands.append(ready)
+        self._tell_move(run, step, State.READY)
+
+    def _steps_requested(self, event: StepsRequested, now: float) -> None:
+        worker = self._worker(event.worker_id)
+        self._time_passed(TimePassed(), now)
+        for _ in range(event.limit):
+            run = self._oldest(worker)
+            if run is None:
+                return
+            self._assign(event.worker_id, worker, run, run.ready.pop(), now)
+
+    def _oldest(self, worker: _Worker) -> Run | None:
+        if len(worker.flows) == 1:
+            return worker.flows[0].ready.first()
+        firsts = [run for flow in worker.flows if (run := flow.ready.first()) is not None]
+        return min(firsts, key=lambda run: run.number, default=None)
+
+    def _assign(self, worker_id: str, worker: _Worker, run: Run, step: int, now: float) -> None:
+        run.move_step(step, State.RUNNING)
+        run.attempts[step] += 1
+        starts_run = run.started_by is None
+        if starts_run:
+            run.started_by = worker_id
+        if run.state is State.PENDING:
+            run.move(State.RUNNING)
+            run.started = now
+            self._tell_move(run, None, State.RUNNING)
+        token = next(self._tokens)
+        run.running[step] = token
+        run.step_started[step] = now
+        worker.held[token] = None
+        self._live[token] = (worker_id, run, step)
+        plan = run.plan
+        assignment = StepAssignment(
+            workflow_id=plan.workflow_id,
+            instance_id=run.instance_id,
+            step_name=plan.names[step],
+            payload=self._payload(run, step),
+            token=token,
+            attempt=run.attempts[step],
+            timeout=plan.timeouts[step],
+            starts_run=starts_run,
+        )
+        self._commands.append(Assign(worker_id, assignment))
+        self._tell_move(run, step, State.RUNNING)
+
+    def _payload(self, run: Run, step: int) -> Payload:
+        source = run.bound.arguments[step]
+        arguments: dict[str, Value | tuple[Value, ...]] = {
+            parameter: run.inputs[name] for parameter, name in source.from_inputs
+        }
+        for parameter, other in source.from_steps:
+            arguments[parameter] = run.results[other]
+        if source.variadic is not None:
+            parameter, others = source.variadic
+            arguments[parameter] = tuple(run.results[other] for other in others)
+        return Payload(
+            arguments=arguments,
+            attempt=run.attempts[step],
+            failures=dict(run.failures.get(step, ())),
+            instance_id=run.instance_id,
+        )
+
+    # -- reports ------------------------------------------------------------------------------------------------------
+
+    def _reported(self, event: Reported, now: float) -> None:
+        report = event.report
+        token = self._token_of(report)
+        live = self._live.get(token) if token is not None else None
+        if live is None or live[0] != event.worker_id or live[1].instance_id != report.instance_id:
+            self._commands.append(Answer(self._answer_to_strange(report)))
+            return
+        assert token is not None
+        _, run, step = self._release(token)
+        delay = self._end_attempt(run, step, report, now)
+        run_state = self._settle_if_done(run, now, reported=True)
+        self._commands.append(
+            Answer(
+                ReportAnswer(
+                    status=ReportStatus.ACCEPTED,
+                    step_state=run.states[step],
+                    delay=delay,
+                    run_state=run_state,
+                )
+            )
+        )
+
+    def _token_of(self, report: StepReport) -> int | None:
+        if report.token is not None:
+            return report.token
+        run = self.runs.get(report.instance_id)
+        step = run.plan.index.get(report.step_name) if run is not None else None
+        return run.running.get(step) if run is not None and step is not None else None
+
+    def _answer_to_strange(self, report: StepReport) -> ReportAnswer:
+        run = self.runs.get(report.instance_id)
+        step = run.plan.index.get(report.step_name) if run is not None else None
+        return _STALE if run is not None and step is not None and run.attempts[step] else _UNKNOWN
+
+    def _release(self, token: int) -> tuple[str, Run, int]:
+        """End the life of a token."""
+        worker_id, run, step = live = self._live.pop(token)
+        del self._workers[worker_id].held[token]
+        del run.running[step]
+        return live
+
+    def _end_attempt(self, run: Run, step: int, report: StepReport, now: float) -> float:
+        """Let follow what follows from a report; return the delay of a retry."""
+        if report.state is State.SUCCEEDED:
+            self._succeed(run, step, report.result, now)
+        elif report.state is State.SKIPPED:
+            self._skip(run, step, report.error, now)
+        elif report.state is State.READY:
+            run.attempts[step] -= 1  # it never started
+            self._hand_back(run, step, now)
+        elif report.state is State.CANCELLED and not run.is_stopping:
+            self._restart(run, step, now)  # its worker ended it for reasons of its own
+        elif report.state is State.CANCELLED:
+            run.causes[step] = "the run was cancelled" if run.cancelled else "the run has failed"
+            self._settle_step(run, step, State.CANCELLED, now)
+        else:
+            return self._fail_attempt(run, step, report, now)
+        return 0.0
+
+    def _succeed(self, run: Run, step: int, result: Value, now: float) -> None:
+        self._settle_step(run, step, State.SUCCEEDED, now)
+        run.errors.pop(step, None)
+        run.failures.pop(step, None)
+        if run.uses[step]:
+            run.results[step] = result
+        for after in run.plan.successors[step]:
+            run.missing[after] -= 1
+            if not run.missing[after] and run.states[after] is State.PENDING:
+                self._make_ready(run, after)
+
+    def _fail_attempt(self, run: Run, step: int, report: StepReport, now: float) -> float:
+        error = report.error if isinstance(report.error, ErrorInfo) else None
+        if error is not None:
+            run.errors[step] = error
+        decision, place = report.decision, report.decided_by
+        if decision is None:
+            decision, place = self._decide(run, step, error)
+        if decision.action is FailureAction.SKIP:
+            self._skip(run, step, error, now)
+        elif decision.action is FailureAction.RETRY and not run.is_stopping:
+            if place is not None:
+                decided = run.failures.setdefault(step, {})
+                decided[place] = decided.get(place, 0) + 1
+            run.move_step(step, State.RETRYING)
+            entry = (now + decision.delay, next(self._numbers), run, step, run.attempts[step])
+            heapq.heappush(self._retries, entry)
+            self._tell_move(run, step, State.RETRYING)
+            return decision.delay
+        else:
+            self._fail(run, step, now)
+        return 0.0
+
+    def _decide(self, run: Run, step: int, error: ErrorInfo | None) -> tuple[FailureDecision, int | None]:
+        """Decide about a failure that its worker has not decided on, by the retry policies in the schema."""
+        decided = run.failures.get(step, {})
+        names = None if error is None else error.type_names
+        for place, policy in run.plan.retries[step]:
+            decision = policy.decide(names, decided.get(place, 0) + 1, self._draw)
+            if decision is not None:
+                return decision, place
+        return FailureDecision(FailureDecision.FAIL), None
+
+    def _fail(self, run: Run, step: int, now: float) -> None:
+        self._settle_step(run, step, State.FAILED, now)
+        first = not run.failed_steps
+        run.failed_steps.append(step)
+        if run.cancelled:
+            return
+        cause = f"step {run.plan.names[step]!r} failed"
+        if not run.plan.stops_on_failure:
+            self._give_up_dependents(run, step, State.CANCELLED, cause, now)
+        elif first:
+            self._stop(run, cause, now)
+
+    def _skip(self, run: Run, step: int, error: object, now: float) -> None:
+        if isinstance(error, ErrorInfo):
+            run.errors[step] = error
+        run.causes[step] = "a policy chose to skip it"
+        self._settle_step(run, step, State.SKIPPED, now)
+        self._give_up_dependents(run, step, State.SKIPPED, f"step {run.plan.names[step]!r} was skipped", now)
+
+    def _give_up_dependents(self, run: Run, step: int, state: State, cause: str, now: float) -> None:
+        stack = [step]
+        while stack:
+            for after in run.plan.successors[stack.pop()]:
+                if run.states[after] is State.PENDING:
+                    run.causes[after] = cause
+                    self._settle_step(run, after, state, now)
+                    stack.append(after)
+
+    def _settle_step(self, run: Run, step: int, state: State, now: float) -> None:
+        run.move_step(step, state)
+        run.step_finished[step] = now
+        for source in run.bound.sources[step]:
+            run.uses[source] -= 1
+            if not run.uses[source]:
+                run.results.pop(source, None)
+        self._tell_move(run, step, state)
+
+    # -- starting again -----------------------------------------------------------------------------------------------
+
+    def _hand_back(self, run: Run, step: int, now: float) -> None:
+        if run.is_stopping:
+            run.causes[step] = "the run was cancelled" if run.cancelled else "the run has failed"
+            self._settle_step(run, step, State.CANCELLED, now)
+        else:
+            self._make_ready(run, step)
+
+    def _restart(self, run: Run, step: int, now: float) -> None:
+        """Put back a step whose worker ended while it ran: not the step's doing, so no retry is used up."""
+        run.restarts[step] = run.restarts.get(step, 0) + 1
+        if run.restarts[step] > MAX_RESTARTS and not run.is_stopping:
+            lost = StepLost(
+                f"step {run.plan.names[step]!r} of run {run.instance_id} was restarted {MAX_RESTARTS} times, because "
+                "its engines ended while it ran. See whether it is what ends them.",
+                step_name=run.plan.names[step],
+                instance_id=run.instance_id,
+                attempt=run.attempts[step],
+            )
+            run.errors[step] = encode_error(lost)
+            self._fail(run, step, now)
+        else:
+            self._hand_back(run, step, now)
+        self._settle_if_done(run, now, reported=False)
+
+    def _time_passed(self, event: TimePassed, now: float) -> None:
+        while self._retries and self._retries[0][0] <= now:
+            entry = heapq.heappop(self._retries)
+            if self._is_waiting(entry):
+                self._make_ready(entry[2], entry[3])
+
+    @staticmethod
+    def _is_waiting(entry: tuple[float, int, Run, int, int]) -> bool:
+        _, _, run, step, attempt = entry
+        return run.states[step] is State.RETRYING and run.attempts[step] == attempt
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _tell_move(self, run: Run, step: int | None, state: State) -> None:
+        if self.watched:
+            name = None if step is None else run.plan.names[step]
+            attempt = None if step is None else run.attempts[step]
+            cause = "" if step is None else run.causes.get(step, "")
+            self._commands.append(Moved(run.instance_id, name, state, attempt, cause))

@@ -1,0 +1,136 @@
+"""A schema compiled for the core: names become numbers, and each question it asks per step becomes a look-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fuseline.binding import bind_workflow
+from fuseline.errors import CycleError, DuplicateStepError, WorkflowError
+from fuseline.graph import order_before
+from fuseline.policies.base import policy_from_config
+from fuseline.policies.retry import RetryPolicy
+from fuseline.schema import PolicyConfig, WorkflowSchema
+
+__all__ = ["Arguments", "BoundPlan", "Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Where the arguments of a step come from; steps as numbers."""
+
+    from_inputs: tuple[tuple[str, str], ...]  #: (parameter, input)
+    from_steps: tuple[tuple[str, int], ...]  #: (parameter, step)
+    variadic: tuple[str, tuple[int, ...]] | None  #: (the ``*parameter``, steps)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPlan:
+    """What a plan says once the names of the inputs are known."""
+
+    arguments: tuple[Arguments, ...]  #: by step
+    #: by step: the steps whose results it uses, each once
+    sources: tuple[tuple[int, ...], ...]
+    #: by step: by how many steps, and as an output, its result is used
+    uses: tuple[int, ...]
+
+
+class Plan:
+    """A workflow as the core sees it. Steps are numbered in the order of the schema.
+
+    Raises:
+        WorkflowError: the schema is not one of a DAG. Schemas may come from anywhere, so it is checked again.
+    """
+
+    def __init__(self, schema: WorkflowSchema) -> None:
+        self.schema = schema
+        self.workflow_id = schema.workflow_id
+        self.fingerprint = schema.fingerprint
+        self.names = tuple(step.name for step in schema.steps)
+        self.index = {name: i for i, name in enumerate(self.names)}
+        self.stops_on_failure = schema.on_failure == "stop"
+        self._check()
+        self.predecessors = tuple(
+            tuple(self.index[name] for name in dict.fromkeys(step.predecessors)) for step in schema.steps
+        )
+        successors: list[list[int]] = [[] for _ in self.names]
+        for i, before in enumerate(self.predecessors):
+            for j in before:
+                successors[j].append(i)
+        #: The last one first, so that steps which become ready together are taken in the order of their edges.
+        self.successors = tuple(tuple(reversed(after)) for after in successors)
+        self.missing = tuple(len(before) for before in self.predecessors)
+        self.roots = tuple(i for i in reversed(range(len(self.names))) if not self.missing[i])
+        self.outputs = tuple(self.index[name] for name in schema.outputs)
+        self.timeouts = tuple(_timeout(step.policies) for step in schema.steps)
+        #: By step: its retry policies, each with its place among all policies of the step.
+        self.retries = tuple(_retries(step.policies) for step in schema.steps)
+        self._bound: dict[frozenset[str], BoundPlan] = {}
+
+    def _check(self) -> None:
+        schema = self.schema
+        if not self.names:
+            raise WorkflowError(f"workflow {schema.name!r} has no steps.")
+        if len(self.index) < len(self.names):
+            twice = next(name for i, name in enumerate(self.names) if self.index[name] != i)
+            raise DuplicateStepError(schema.name, twice)
+        unknown = {name for step in schema.steps for name in step.predecessors} | set(schema.outputs)
+        unknown -= self.index.keys()
+        if unknown or not schema.outputs:
+            what = f"step {min(unknown)!r}, which it does not have" if unknown else "no outputs"
+            raise WorkflowError(f"the schema of workflow {schema.name!r} names {what}.")
+        before = {step.name: step.predecessors for step in schema.steps}
+        _, cycle = order_before(self.names, before.__getitem__)
+        if cycle is not None:
+            raise CycleError(schema.name, cycle)
+
+    def bind(self, input_names: Iterable[str]) -> BoundPlan:
+        """Return where arguments come from in a run with these inputs. O(1) for a set of names seen before.
+
+        Raises:
+            UnboundParameterError: a required parameter has no source.
+            UnknownInputError: no step takes one of the inputs.
+        """
+        names = frozenset(input_names)
+        bound = self._bound.get(names)
+        if bound is None:
+            bound = self._bound[names] = self._bind(names)
+        return bound
+
+    def _bind(self, names: frozenset[str]) -> BoundPlan:
+        arguments: list[Arguments] = []
+        sources: list[tuple[int, ...]] = []
+        uses = [0] * len(self.names)
+        for bindings in bind_workflow(self.schema, names):
+            from_inputs = tuple((b.parameter, b.from_input) for b in bindings if b.from_input is not None)
+            from_steps = tuple(
+                (b.parameter, self.index[b.from_step]) for b in bindings if b.from_step is not None
+            )
+            variadic = None
+            for b in bindings:
+                if b.from_steps is not None:
+                    variadic = (b.parameter, tuple(self.index[name] for name in b.from_steps))
+            arguments.append(Arguments(from_inputs, from_steps, variadic))
+            used = dict.fromkeys([i for _, i in from_steps] + list(variadic[1] if variadic else ()))
+            sources.append(tuple(used))
+            for i in used:
+                uses[i] += 1
+        for i in self.outputs:
+            uses[i] += 1
+        return BoundPlan(tuple(arguments), tuple(sources), tuple(uses))
+
+
+def _timeout(policies: tuple[PolicyConfig, ...]) -> float | None:
+    limits = [float(p["config"]["seconds"]) for p in policies if p.get("kind") == "StepTimeoutPolicy"]
+    return min(limits, default=None)
+
+
+def _retries(policies: tuple[PolicyConfig, ...]) -> tuple[tuple[int, RetryPolicy], ...]:
+    # A subclass is somebody's own code, and not to be imported here: the core goes by what it is a kind of.
+    found = []
+    for place, config in enumerate(policies):
+        if config.get("kind") == "RetryPolicy":
+            policy = policy_from_config({**config, "type": "RetryPolicy"})
+            assert isinstance(policy, RetryPolicy)
+            found.append((place, policy))
+    return tuple(found)

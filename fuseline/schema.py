@@ -1,0 +1,164 @@
+"""The DAG as plain data: all that a broker knows of a workflow.
+
+A schema is made by ``Workflow.to_schema()``, goes to JSON and back unchanged, and carries a fingerprint of its steps,
+edges and policies, so that two programs which build the same workflow meet on it and a changed one is noticed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from fuseline.errors import WorkflowError
+
+__all__ = ["ON_FAILURE", "ParameterSchema", "StepSchema", "WorkflowSchema"]
+
+#: What the failure of a step does to the rest of its run.
+ON_FAILURE = ("stop", "continue")
+
+PolicyConfig = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterSchema:
+    """A parameter of ``run_step``."""
+
+    name: str
+    required: bool = True  #: whether it has no default
+    depends_on: str | None = None  #: the step named by a ``Depends(...)`` default
+    variadic: bool = False  #: whether it is the ``*parameter``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSchema:
+    """A step, without its code."""
+
+    name: str
+    kind: str  #: the qualified name of its class
+    predecessors: tuple[str, ...] = ()  #: in the order in which the edges were drawn
+    parameters: tuple[ParameterSchema, ...] = ()
+    #: of all step policies that apply to it, outermost first, each with its ``"type"``
+    policies: tuple[PolicyConfig, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowSchema:
+    """A workflow, without its code."""
+
+    workflow_id: str
+    name: str
+    steps: tuple[StepSchema, ...]  #: each after its predecessors
+    outputs: tuple[str, ...]
+    version: str = ""
+    on_failure: str = "stop"
+    policies: tuple[PolicyConfig, ...] = ()  #: of the observers of the workflow
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of steps, edges and policies, in hexadecimal; equal schemas have equal fingerprints."""
+        return fingerprint(self.steps, self.outputs, self.on_failure, self.policies)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "workflow_id": self.workflow_id,
+            "name": self.name,
+            "version": self.version,
+            "on_failure": self.on_failure,
+            "outputs": list(self.outputs),
+            "policies": [dict(config) for config in self.policies],
+            "steps": [_plain(step) for step in self.steps],
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the schema that ``to_dict`` made ``data`` of.
+
+        Raises:
+            WorkflowError: ``data`` is not what ``to_dict`` makes, or its fingerprint is not that of its steps.
+        """
+        try:
+            schema = cls(
+                workflow_id=data["workflow_id"],
+                name=data["name"],
+                version=data["version"],
+                on_failure=data["on_failure"],
+                outputs=tuple(data["outputs"]),
+                policies=tuple(data["policies"]),
+                steps=tuple(_step(step) for step in data["steps"]),
+            )
+            expected = data["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise WorkflowError(
+                f"this is not the schema of a workflow: {error!r}. Make one with Workflow.to_schema()."
+            ) from error
+        if schema.fingerprint != expected:
+            raise WorkflowError(
+                f"the schema of workflow {schema.name!r} does not fit its fingerprint. It was changed by hand or cut."
+            )
+        return schema
+
+    def to_json(self) -> str:
+        """Return the schema as one line of JSON."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the schema that ``to_json`` made ``text`` of.
+
+        Raises:
+            WorkflowError: ``text`` is not what ``to_json`` makes.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise WorkflowError(
+                f"this is not the schema of a workflow: {error}. Make one with to_json()."
+            ) from error
+        if not isinstance(data, dict):
+            raise WorkflowError(
+                "this is not the schema of a workflow, but other JSON. Make one with to_json()."
+            )
+        return cls.from_dict(data)
+
+
+def fingerprint(
+    steps: tuple[StepSchema, ...],
+    outputs: tuple[str, ...],
+    on_failure: str,
+    policies: tuple[PolicyConfig, ...],
+) -> str:
+    """Return a digest of the parts of a workflow that decide what a run of it does, in hexadecimal."""
+    plain = [[_plain(step) for step in steps], outputs, on_failure, [dict(config) for config in policies]]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(step: StepSchema) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "kind": step.kind,
+        "predecessors": list(step.predecessors),
+        "parameters": [_plain_parameter(parameter) for parameter in step.parameters],
+        "policies": [dict(config) for config in step.policies],
+    }
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_parameter(parameter: ParameterSchema) -> dict[str, Any]:
+    return asdict(parameter)
+
+
+def _step(data: Mapping[str, Any]) -> StepSchema:
+    return StepSchema(
+        name=data["name"],
+        kind=data["kind"],
+        predecessors=tuple(data["predecessors"]),
+        parameters=tuple(ParameterSchema(**parameter) for parameter in data["parameters"]),
+        policies=tuple(data["policies"]),
+    )

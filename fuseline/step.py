@@ -1,0 +1,232 @@
+"""Step: a piece of work as the user writes it, and the edges between steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from fuseline.errors import CycleError, PolicyError, UnboundParameterError, WorkflowError
+from fuseline.policies.base import StepPolicy, check_hooks
+from fuseline.schema import ParameterSchema
+from fuseline.states import State
+
+__all__ = ["Depends", "Step", "check_name", "step_parameters"]
+
+#: Longest name of a step or workflow, in characters: fits a line of a terminal and a file name.
+MAX_NAME = 200
+
+
+class Step:
+    """A piece of work: a subclass with a ``run_step`` method, ``def`` or ``async def``.
+
+    The parameters of ``run_step`` are filled, in this order, from: a ``Depends(step)`` default; the workflow input of
+    that name; the result of the predecessor of that name; the results of the remaining predecessors, in the order in
+    which their edges were drawn, to the remaining required parameters (and what is left of them to a ``*parameter``);
+    the parameter's own default. ``None`` is a value like any other.
+
+    Attributes that ``__init__`` or ``setup`` put on the instance are there in ``run_step``. On an executor with child
+    processes each child has a copy of its own, so what ``run_step`` changes there is not seen elsewhere: return it.
+
+    Args:
+        name: unique in its workflow; default is the name of the class, then ``Name-2``, ``Name-3`` ….
+        policies: step policies, as by ``add_policy``.
+
+    Attributes:
+        name: see above; a default name is settled when the step becomes part of a workflow.
+        state: of its last attempt, in the program that works on it; PENDING before.
+        error: what its last attempt raised there, or None.
+    """
+
+    name: str
+    state: State
+    error: BaseException | None
+    _name_given: bool
+    _policies: list[StepPolicy]
+    _predecessors: dict[Step, None]
+    _successors: dict[Step, None]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Here and not in __init__, so that a subclass whose __init__ does not call this one's is a whole step too.
+        if cls.__hash__ is None:  # @dataclass took it away; a step is itself, whatever it is equal to
+            cls.__hash__ = object.__hash__  # type: ignore[assignment]
+        step = super().__new__(cls)
+        step.name = cls.__name__
+        step.state = State.PENDING
+        step.error = None
+        step._name_given = False
+        step._policies = []
+        step._predecessors = {}
+        step._successors = {}
+        return step
+
+    def __init__(self, *, name: str | None = None, policies: Iterable[StepPolicy] = ()) -> None:
+        if name is not None:
+            self.name = check_name("step", name)
+            self._name_given = True
+        for policy in policies:
+            self.add_policy(policy)
+
+    # -- to be overridden ---------------------------------------------------------------------------------------------
+
+    run_step: Callable[..., Any]
+    """Do the work and return its result, which the steps after it receive. Every subclass defines it."""
+
+    def setup(self) -> None:
+        """Get ready: load a model, open a file. Runs once per child before the first ``run_step`` of this step there,
+        and once per engine where there are no children. If it raises, the attempt has failed and the next one calls it
+        again."""
+
+    def teardown(self) -> None:
+        """Undo ``setup``, at a clean end of the child or engine; not after a kill or crash."""
+
+    # -- edges and policies -------------------------------------------------------------------------------------------
+
+    def next(self, successor: Step) -> Step:
+        """Draw an edge: ``successor`` starts after this step has succeeded, and may use its result.
+
+        Returns:
+            ``successor``, so that calls chain.
+
+        Raises:
+            CycleError: ``successor`` is this step. Longer cycles are found when a workflow is made.
+        """
+        if not isinstance(successor, Step):
+            raise WorkflowError(
+                f"step {self.name!r}: next() takes a step, not {successor!r}. Pass an instance of a Step subclass."
+            )
+        if successor is self:
+            raise CycleError("(not yet part of one)", [self.name, self.name])
+        self._successors[successor] = None
+        successor._predecessors[self] = None
+        return successor
+
+    def __rshift__(self, successor: Any) -> Any:
+        """``a >> b`` draws an edge and gives ``b``; ``a >> [b, c]`` draws several and gives the list."""
+        if isinstance(successor, list | tuple):
+            for step in successor:
+                self.next(step)
+            return successor
+        return self.next(successor) if isinstance(successor, Step) else NotImplemented
+
+    def __rrshift__(self, predecessors: Any) -> Step:
+        """``[a, b] >> c`` draws an edge from each of the list and gives ``c``."""
+        for step in predecessors:
+            step.next(self)
+        return self
+
+    @property
+    def policies(self) -> tuple[StepPolicy, ...]:
+        """The step's own policies, in the order they were added."""
+        return tuple(self._policies)
+
+    def add_policy(self, policy: StepPolicy) -> None:
+        """Add a policy and let it attach itself.
+
+        Raises:
+            PolicyError: it is not a ``StepPolicy``, or a hook of it has other parameters than it will be called with.
+        """
+        if not isinstance(policy, StepPolicy):
+            raise PolicyError(
+                f"step {self.name!r} takes instances of StepPolicy, not {policy!r}. "
+                "Observers (WorkflowPolicy) belong on the workflow."
+            )
+        check_hooks(policy)
+        self._policies.append(policy)
+        policy.attach_to_step(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A child runs one step at a time and knows nothing of edges. Without them, a long chain pickles flat.
+        own = ("state", "error", "_policies", "_predecessors", "_successors")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Depends:
+    """As the default of a parameter of ``run_step``: fill it with the result of that step, and draw the edge.
+
+    ::
+
+        class Report(Step):
+            def run_step(self, totals=Depends(sum_up), title="Report"): ...
+    """
+
+    __slots__ = ("step",)
+
+    def __init__(self, step: Step) -> None:
+        if not isinstance(step, Step):
+            raise WorkflowError(f"Depends() takes a step, not {step!r}. Pass an instance of a Step subclass.")
+        self.step = step
+
+    def __repr__(self) -> str:
+        return f"Depends({self.step!r})"
+
+
+def check_name(what: str, name: str) -> str:
+    """Return ``name`` if it can name a step or workflow.
+
+    Raises:
+        WorkflowError: it is no string, empty, too long, or has control characters.
+    """
+    if not isinstance(name, str) or not name or len(name) > MAX_NAME or not name.isprintable():
+        shown = repr(name) if len(repr(name)) < 100 else repr(name)[:100] + "…"
+        raise WorkflowError(
+            f"{shown} cannot name a {what}. Use a string of 1 to {MAX_NAME} characters without control characters."
+        )
+    return name
+
+
+def step_parameters(step: Step, names: Callable[[Step], str]) -> tuple[ParameterSchema, ...]:
+    """Return the parameters of ``run_step`` as a schema has them.
+
+    Args:
+        names: gives the name, in the workflow at hand, of a step that a parameter depends on.
+
+    Raises:
+        WorkflowError: the step has no ``run_step``.
+        UnboundParameterError: it has a ``**parameter``, which nothing could fill.
+    """
+    return tuple(
+        ParameterSchema(
+            name=parameter.name,
+            required=parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL,
+            depends_on=names(parameter.default.step) if isinstance(parameter.default, Depends) else None,
+            variadic=parameter.kind is parameter.VAR_POSITIONAL,
+        )
+        for parameter in signature_of(step)
+    )
+
+
+def signature_of(step: Step) -> tuple[inspect.Parameter, ...]:
+    """Return the parameters of ``run_step``, without ``self``.
+
+    Raises:
+        WorkflowError: the step has no ``run_step``.
+        UnboundParameterError: it has a ``**parameter``.
+    """
+    run_step = getattr(step, "run_step", None)
+    if not callable(run_step):
+        raise WorkflowError(
+            f"step {step.name!r} has no run_step. Define it in class {type(step).__name__}, with def or async def."
+        )
+    function = getattr(run_step, "__func__", run_step)
+    known = _signatures.get(function)
+    if known is None:
+        known = tuple(inspect.signature(run_step).parameters.values())
+        if len(_signatures) > 10_000:  # functions that come and go by the thousand must not be kept for ever
+            _signatures.clear()
+        _signatures[function] = known
+    for parameter in known:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            raise UnboundParameterError(
+                step.name, f"**{parameter.name}", "Name each parameter that it needs, or take *parameters."
+            )
+    return known
+
+
+_signatures: dict[Any, tuple[inspect.Parameter, ...]] = {}

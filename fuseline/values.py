@@ -1,0 +1,256 @@
+"""How the user's values travel: as opaque bytes, made and read only where user code runs.
+
+``encode`` makes a ``Value`` of an object, ``decode`` the object again. Brokers and schedulers pass values on and never
+look inside. ``encode_error`` does the same for an exception and adds what a program can know of it without unpickling:
+the names of its classes, its message, its traceback.
+
+The standard pickler is several times faster than cloudpickle, so it goes first. It pickles a class of ``__main__`` by
+name, and another process has another ``__main__``; whenever it meets one, or anything that it cannot pickle (a lambda,
+a class defined in a function), cloudpickle takes over, which sends such things by value.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fuseline.errors import NotPicklableError, RemoteStepError, RemoteTraceback
+
+__all__ = [
+    "ErrorInfo",
+    "Value",
+    "decode",
+    "decode_error",
+    "encode",
+    "encode_checked",
+    "encode_error",
+    "type_names",
+]
+
+_PROTOCOL = 5
+#: Types from these packages load wherever they were dumped, and may be large: not loaded a second time as a check.
+_TRUSTED = frozenset(
+    {"builtins", "numpy", "pandas", "pyarrow", "scipy", "datetime", "decimal", "fractions", "pathlib", "uuid"}
+)
+#: Longest message of an exception that is kept beside its pickle, in characters.
+_MESSAGE_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A user's object on its way: its pickle, which only the code of a step or the user's own program opens."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """An exception on its way."""
+
+    type_names: tuple[str, ...]  #: dotted names of its class and that class's bases, nearest first
+    message: str  #: what ``str()`` gave, cut at 10,000 characters
+    traceback: str = ""  #: as printed where it was raised; empty if it was never raised
+    value: Value | None = None  #: the exception itself; None if it cannot be pickled
+    reason: str = ""  #: why there is no value
+
+
+class _Pickler(pickle.Pickler):
+    """The C pickler, which also notes what it met besides plain data."""
+
+    needs_cloudpickle = False
+    needs_check = False
+
+    def reducer_override(self, obj: Any) -> Any:
+        # Called for everything but plain data: instances, classes and functions.
+        # Only classes and functions carry a __module__ of their own; an instance finds that of its class.
+        module = getattr(obj, "__module__", None) or type(obj).__module__
+        if module == "__main__" or module == "__mp_main__":
+            self.needs_cloudpickle = True
+        if type(module) is not str or module.partition(".")[0] not in _TRUSTED:
+            self.needs_check = True
+        return NotImplemented
+
+
+def encode(obj: Any, what: str = "this value") -> Value:
+    """Return ``obj`` as a ``Value``.
+
+    Args:
+        what: how an error calls it, such as ``"the input 'query'"``.
+
+    Raises:
+        NotPicklableError: it cannot be pickled; the error names the part of it that is to blame.
+    """
+    return Value(_dump(obj, what)[0])
+
+
+def encode_checked(obj: Any, what: str) -> Value:
+    """Like ``encode``, and make sure that it can be unpickled again, so that whoever made it gets the blame.
+
+    Plain data and arrays cannot fail to load and are not loaded a second time.
+
+    Raises:
+        NotPicklableError: it cannot be pickled, or not be unpickled.
+    """
+    data, needs_check = _dump(obj, what)
+    if needs_check:
+        try:
+            pickle.loads(data)
+        except Exception as error:
+            raise NotPicklableError(
+                what,
+                f"its pickle cannot be loaded again ({_describe(error)})",
+                "Return plain data, or mend the __reduce__ or __init__ of its class.",
+            ) from error
+    return Value(data)
+
+
+def decode(value: Value) -> Any:
+    """Return the object that ``value`` was made of; whatever its unpickling raises comes through."""
+    return pickle.loads(value.data)
+
+
+def _dump(obj: Any, what: str) -> tuple[bytes, bool]:
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, _PROTOCOL)
+    try:
+        pickler.dump(obj)
+        if not pickler.needs_cloudpickle:
+            return buffer.getvalue(), pickler.needs_check
+    except Exception:  # cloudpickle can do more, and its error is the one to show
+        pass
+    import cloudpickle  # imported late: most values never need it
+
+    try:
+        return cloudpickle.dumps(obj, _PROTOCOL), True
+    except Exception as error:
+        advice = "Send plain data, or store the object and send its path."
+        raise NotPicklableError(what, explain_unpicklable(obj, error), advice) from error
+
+
+def explain_unpicklable(obj: Any, error: BaseException) -> str:
+    """Say which part of ``obj`` cannot be pickled, as far down as one part alone is to blame."""
+    import cloudpickle
+
+    path: list[str] = []
+    seen: set[int] = set()
+    while id(obj) not in seen and len(path) < 8:
+        seen.add(id(obj))
+        for name, part in _parts(obj):
+            try:
+                cloudpickle.dumps(part, _PROTOCOL)
+            except Exception as deeper:
+                path.append(name)
+                obj, error = part, deeper
+                break
+        else:
+            break
+    kind = type(obj).__qualname__ if type(obj).__module__ == "builtins" else _type_name(type(obj))
+    culprit = f"its {' of its '.join(reversed(path))} is of type {kind}, which" if path else f"a {kind}"
+    return f"{culprit} cannot be pickled ({_describe(error)})"
+
+
+def _parts(obj: Any) -> list[tuple[str, Any]]:
+    """Return the named parts that pickling ``obj`` would have to pickle too."""
+    parts: list[tuple[str, Any]] = []
+    if isinstance(obj, dict):
+        return [(f"item {key!r}", part) for key, part in obj.items()]
+    if isinstance(obj, list | tuple | set | frozenset):
+        return [(f"item {index}", part) for index, part in enumerate(obj)]
+    if isinstance(obj, type):
+        return [(f"method {name!r}", part) for name, part in vars(obj).items() if hasattr(part, "__code__")]
+    if hasattr(obj, "__code__") and hasattr(obj, "__globals__"):
+        for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=False):
+            parts.append((f"closure variable {name!r}", cell.cell_contents))
+        module = obj.__globals__
+        parts += [(f"global {name!r}", module[name]) for name in obj.__code__.co_names if name in module]
+        return parts
+    try:
+        state = obj.__getstate__()
+    except Exception:
+        state = None
+    if isinstance(state, tuple):  # (state of __dict__, state of __slots__)
+        state = {**(state[0] or {}), **(state[1] or {})}
+    if isinstance(state, dict):
+        parts = [(f"attribute {name!r}", part) for name, part in state.items()]
+        parts.append((f"class {type(obj).__qualname__!r}", type(obj)))
+    return parts
+
+
+# -- exceptions -------------------------------------------------------------------------------------------------------
+
+
+def encode_error(error: BaseException) -> ErrorInfo:
+    """Return ``error`` in a form that travels; never raises.
+
+    What cannot be pickled, or not be loaded again, travels as its name, message and traceback.
+    """
+    names = type_names(type(error))
+    message = _safe_str(error)
+    trace = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
+    try:
+        value = encode_checked(error, "the exception")
+    except Exception as problem:
+        reason = problem.reason if isinstance(problem, NotPicklableError) else _describe(problem)
+        return ErrorInfo(type_names=names, message=message, traceback=trace, reason=reason)
+    return ErrorInfo(type_names=names, message=message, traceback=trace, value=value)
+
+
+def decode_error(
+    info: ErrorInfo, *, step_name: str, instance_id: str | None = None, attempt: int | None = None
+) -> BaseException:
+    """Return the exception of ``info``, or a ``RemoteStepError`` that stands in for it; never raises.
+
+    Its cause is the traceback it had where it was raised.
+    """
+    error: BaseException | None = None
+    reason = info.reason
+    if info.value is not None:
+        try:
+            loaded = decode(info.value)
+        except Exception as problem:
+            reason = f"it cannot be loaded here: {_describe(problem)}"
+        else:
+            if isinstance(loaded, BaseException):
+                error = loaded
+            else:
+                reason = f"it came back as a {type(loaded).__name__}"
+    if error is None:
+        error = RemoteStepError(
+            step_name=step_name,
+            type_name=info.type_names[0] if info.type_names else "an exception",
+            original_message=info.message,
+            reason=reason,
+            instance_id=instance_id,
+            attempt=attempt,
+        )
+    if info.traceback:
+        error.__cause__ = RemoteTraceback(info.traceback)
+    return error
+
+
+def type_names(cls: type) -> tuple[str, ...]:
+    """Return the dotted names of an exception class and its bases, nearest first; those of built-ins have no dot."""
+    return tuple(_type_name(base) for base in cls.__mro__ if base is not object)
+
+
+def _type_name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _safe_str(error: BaseException) -> str:
+    return _safely(lambda: str(error))[:_MESSAGE_LIMIT]
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_safe_str(error)[:500]}"
+
+
+def _safely(call: Callable[[], str]) -> str:
+    try:
+        return call()
+    except Exception as problem:  # a __str__ that raises must not hide the error it belongs to
+        return f"<its __str__ raised {type(problem).__name__}>"
