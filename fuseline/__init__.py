@@ -3,7 +3,8 @@
 Define ``Step``s, join them into a ``Workflow``, and ``run()`` it; or hand many runs to a ``Broker`` and let a
 ``ProcessEngine`` work on them. A map of the package, each part importing only those before it:
 
-- ``errors`` every exception · ``states`` states and legal moves · ``values`` how objects travel · ``messages`` what travels
+- ``errors`` every exception · ``states`` states and legal moves
+- ``values`` how objects travel · ``messages`` what travels
 - ``schema`` the DAG as data · ``binding`` where parameters get their values · ``policies`` retry, timeout, your own
 - ``step``, ``workflow`` the DAG as you write it · ``attempt`` one try of one step
 - ``scheduler`` the pure core · ``broker`` its housings

@@ -68,7 +68,7 @@ class StepHost:
         payload: Payload,
         token: int,
     ) -> AttemptReport:
-        """Run an attempt to its end and report on it. Blocks; contains whatever the step raises, but for ``StopNow``."""
+        """Run an attempt to its end and report on it. Blocks; contains all that it raises, but for ``StopNow``."""
         started = time.monotonic()
         try:
             shared = build_shared_dict(payload)

@@ -34,9 +34,7 @@ def bind_workflow(schema: WorkflowSchema, input_names: Iterable[str]) -> tuple[t
         UnboundParameterError: a required parameter has no source.
     """
     names = frozenset(input_names)
-    takes = {
-        p.name for step in schema.steps for p in step.parameters if p.depends_on is None and not p.variadic
-    }
+    takes = {p.name for step in schema.steps for p in step.parameters if p.depends_on is None and not p.variadic}
     unknown = names - takes
     if unknown:
         raise UnknownInputError(schema.name, unknown, takes)

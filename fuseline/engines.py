@@ -6,9 +6,9 @@
        ▲                     │ ▲                  │
        └──── report_step ────┘ └────── poll ──────┘
 
-One thread, the one that calls ``work()``, does all of it and waits in one place, a selector, for whatever comes first: a
-report, news from the broker, a deadline, a signal. Workflows with the same executor share a lane; each lane is a worker of
-its own to the broker, so that one whose slots are busy does not keep the others waiting.
+One thread, the one that calls ``work()``, does all of it and waits in one place, a selector, for whatever comes first:
+a report, news from the broker, a deadline, a signal. Workflows with the same executor share a lane; each lane is a
+worker of its own to the broker, so that one whose slots are busy does not keep the others waiting.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class _Served:
                 try:
                     getattr(observer, hook)(*args)
                 except Exception:
-                    _log.exception(
-                        "%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id
-                    )
+                    _log.exception("%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id)
                 finally:
                     entered.reset(before)
 
@@ -219,9 +217,7 @@ class ProcessEngine:
         selector = stack.enter_context(selectors.DefaultSelector())
         selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
         for lane in self._lanes:
-            lane.worker_id = self._broker.register_worker(
-                [served.schema for served in lane.workflows.values()]
-            )
+            lane.worker_id = self._broker.register_worker([served.schema for served in lane.workflows.values()])
             stack.callback(self._broker.unregister_worker, lane.worker_id)
             selector.register(self._broker.news(lane.worker_id).fileno(), selectors.EVENT_READ)
             selector.register(lane.executor.fileno(), selectors.EVENT_READ)
@@ -294,9 +290,7 @@ class ProcessEngine:
         step, policies = served.hosted[assignment.step_name]
         state, error = _judge(assignment, report)
         decision, decided_by = report.decision, report.decided_by
-        if (
-            error is not None and decision is None
-        ):  # its process is gone, so nobody has asked the policies yet
+        if error is not None and decision is None:  # its process is gone, so nobody has asked the policies yet
             decision, decided_by = decide_failure(step, policies, error, assignment.payload)
         answer = self._broker.report_step(
             lane.worker_id,

@@ -99,9 +99,7 @@ class CycleError(WorkflowError):
         self.workflow = workflow
         self.cycle = tuple(cycle)
         shown = self.cycle if len(self.cycle) <= 12 else (*self.cycle[:6], "…", *self.cycle[-5:])
-        super().__init__(
-            f"workflow {workflow!r} has a cycle: {' -> '.join(shown)}. Remove one of these edges."
-        )
+        super().__init__(f"workflow {workflow!r} has a cycle: {' -> '.join(shown)}. Remove one of these edges.")
 
 
 class DuplicateStepError(WorkflowError):
@@ -110,9 +108,7 @@ class DuplicateStepError(WorkflowError):
     def __init__(self, workflow: str, name: str) -> None:
         self.workflow = workflow
         self.step_name = name
-        super().__init__(
-            f"workflow {workflow!r} has two steps named {name!r}. Give one of them another name=."
-        )
+        super().__init__(f"workflow {workflow!r} has two steps named {name!r}. Give one of them another name=.")
 
 
 class UnboundParameterError(WorkflowError, TypeError):
@@ -121,9 +117,7 @@ class UnboundParameterError(WorkflowError, TypeError):
     def __init__(self, step_name: str, parameter: str, advice: str) -> None:
         self.step_name = step_name
         self.parameter = parameter
-        super().__init__(
-            f"step {step_name!r} cannot fill the parameter {parameter!r} of its run_step. {advice}"
-        )
+        super().__init__(f"step {step_name!r} cannot fill the parameter {parameter!r} of its run_step. {advice}")
 
 
 class UnknownInputError(WorkflowError):
@@ -269,9 +263,7 @@ class StepCrashed(StepError, RuntimeError):
     ) -> None:
         self.exit_code = exit_code
         self.signal_name = signal_name
-        hint = (
-            " If nobody sent it, the kernel may have run out of memory." if signal_name == "SIGKILL" else ""
-        )
+        hint = " If nobody sent it, the kernel may have run out of memory." if signal_name == "SIGKILL" else ""
         super().__init__(
             f"{self._whom(step_name, instance_id, attempt)} {how}.{hint} "
             "Other steps are not affected; a RetryPolicy would run it again in a new process.",
@@ -387,9 +379,7 @@ class RunCancelled(RunError, RuntimeError):
 
     def __init__(self, instance_id: str, workflow: str) -> None:
         self.workflow = workflow
-        super().__init__(
-            f"run {instance_id} of workflow {workflow!r} was cancelled. It has no result.", instance_id
-        )
+        super().__init__(f"run {instance_id} of workflow {workflow!r} was cancelled. It has no result.", instance_id)
 
 
 class RunNotFinished(RunError, RuntimeError):
@@ -419,9 +409,7 @@ class UnknownWorkerError(FuselineError, KeyError):
 
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
-        super().__init__(
-            f"no worker has the id {worker_id!r}. Call register_worker() first and use what it returns."
-        )
+        super().__init__(f"no worker has the id {worker_id!r}. Call register_worker() first and use what it returns.")
 
 
 class IllegalMove(FuselineError, RuntimeError):
@@ -433,6 +421,4 @@ class IllegalMove(FuselineError, RuntimeError):
 
     def __init__(self, whom: str, origin: str, target: str, history: str) -> None:
         self.history = history
-        super().__init__(
-            f"{whom} cannot go from {origin} to {target} ({history}). Please report this as a bug."
-        )
+        super().__init__(f"{whom} cannot go from {origin} to {target} ({history}). Please report this as a bug.")

@@ -133,13 +133,9 @@ class AttemptReport:
     outcome: Outcome
     result: Value | None = None  #: only with RETURNED
     error: ErrorInfo | None = None  #: with every other outcome
-    decision: FailureDecision | None = (
-        None  #: what the step's own policies decided where it ran, if they could
-    )
+    decision: FailureDecision | None = None  #: what the step's own policies decided where it ran, if they could
     decided_by: int | None = None  #: place of the policy that decided, among the step's policies
-    started: float | None = (
-        None  #: monotonic seconds; None if it never started, so that it may simply be handed back
-    )
+    started: float | None = None  #: monotonic seconds; None if it never started, so that it may simply be handed back
 
 
 # -- worker to broker -------------------------------------------------------------------------------------------------

@@ -117,13 +117,9 @@ class WorkflowSchema:
         try:
             data = json.loads(text)
         except ValueError as error:
-            raise WorkflowError(
-                f"this is not the schema of a workflow: {error}. Make one with to_json()."
-            ) from error
+            raise WorkflowError(f"this is not the schema of a workflow: {error}. Make one with to_json().") from error
         if not isinstance(data, dict):
-            raise WorkflowError(
-                "this is not the schema of a workflow, but other JSON. Make one with to_json()."
-            )
+            raise WorkflowError("this is not the schema of a workflow, but other JSON. Make one with to_json().")
         return cls.from_dict(data)
 
 

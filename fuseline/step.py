@@ -49,7 +49,7 @@ class Step:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__, so that a subclass whose __init__ does not call this one's is a whole step too.
         if cls.__hash__ is None:  # @dataclass took it away; a step is itself, whatever it is equal to
-            cls.__hash__ = object.__hash__  # type: ignore[assignment]
+            cls.__hash__ = object.__hash__
         step = super().__new__(cls)
         step.name = cls.__name__
         step.state = State.PENDING

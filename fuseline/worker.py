@@ -107,9 +107,7 @@ class _Server:
             self._stamp.start(token)
             step, policies = hosted[step_name]
             payload = _unpack_payload(header, blobs)
-            report = self._host.carry_out(
-                step, policies, workflow_id=workflow_id, payload=payload, token=token
-            )
+            report = self._host.carry_out(step, policies, workflow_id=workflow_id, payload=payload, token=token)
         if os.getpid() != self._pid:
             os._exit(0)  # the step has forked and both returned: the value of the first process counts
         _flush_output()
@@ -193,9 +191,7 @@ def unpack_report(header: list[Any], blobs: list[bytes]) -> AttemptReport:
     if error is not None:
         names, message, trace, reason, has_value = error
         value = Value(blobs[0]) if has_value else None
-        info = ErrorInfo(
-            type_names=tuple(names), message=message, traceback=trace, value=value, reason=reason
-        )
+        info = ErrorInfo(type_names=tuple(names), message=message, traceback=trace, value=value, reason=reason)
     return AttemptReport(
         token=token,
         outcome=Outcome(outcome),

@@ -260,9 +260,7 @@ class Workflow:
         """
         from fuseline.engines import run_once
 
-        return run_once(
-            self, inputs, executor=executor, processes=processes, broker=broker, progress=progress
-        )
+        return run_once(self, inputs, executor=executor, processes=processes, broker=broker, progress=progress)
 
     async def run_async(
         self,
@@ -319,9 +317,7 @@ class Workflow:
             WorkflowError: ``step`` is not one of this workflow.
         """
         if step not in self._names:
-            raise WorkflowError(
-                f"{step!r} is no step of workflow {self.name!r}. Take it from workflow.steps."
-            )
+            raise WorkflowError(f"{step!r} is no step of workflow {self.name!r}. Take it from workflow.steps.")
         policies = self.policies_of(step)
         payload = getattr(shared, "payload", None)
         step.state, step.error = State.RUNNING, None

@@ -7,7 +7,7 @@
                                                         broker ◀── report_step(report) ─────── worker ⟲
     anybody ───── get_run, result, events, cancel ────▶ broker
 
-A broker never runs user code and never unpickles a user's value; ``get_run`` and ``result`` do, in the program that asks.
+A broker never runs user code and never unpickles a user's value; ``get_run`` and ``result`` do, in the asking program.
 """
 
 from __future__ import annotations
@@ -273,18 +273,16 @@ def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
         if note is not None and note[0] is report.result and note[1].result is not None:
             return replace(report, result=note[1].result)
         try:
-            return replace(
-                report, result=encode_checked(report.result, f"the result of step {report.step_name!r}")
-            )
+            return replace(report, result=encode_checked(report.result, f"the result of step {report.step_name!r}"))
         except NotPicklableError as error:
             return replace(report, state=State.FAILED, result=None, error=encode_error(error))
-    error = report.error
+    problem = report.error
     decision: FailureDecision | None = report.decision
     decided_by = report.decided_by
-    if error is None and note is not None:
-        error = note[1].error
+    if problem is None and note is not None:
+        problem = note[1].error
         if decision is None and report.state is State.FAILED:
             decision, decided_by = note[1].decision, note[1].decided_by
-    if error is not None and not isinstance(error, ErrorInfo):
-        error = encode_error(error)
-    return replace(report, result=None, error=error, decision=decision, decided_by=decided_by)
+    if problem is not None and not isinstance(problem, ErrorInfo):
+        problem = encode_error(problem)
+    return replace(report, result=None, error=problem, decision=decision, decided_by=decided_by)

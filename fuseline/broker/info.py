@@ -79,6 +79,4 @@ def step_error(run: Run, step: int) -> BaseException | None:
     info = run.errors.get(step)
     if info is None:
         return None
-    return decode_error(
-        info, step_name=run.plan.names[step], instance_id=run.instance_id, attempt=run.attempts[step]
-    )
+    return decode_error(info, step_name=run.plan.names[step], instance_id=run.instance_id, attempt=run.attempts[step])

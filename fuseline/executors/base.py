@@ -1,7 +1,7 @@
 """The contract of every backend.
 
-An executor takes assignments and gives exactly one report for each. It is driven by one thread, which never waits for it
-but in a selector::
+An executor takes assignments and gives exactly one report for each. It is driven by one thread, which waits for it only
+in a selector::
 
     executor.start(workflows)
     while …:

@@ -12,7 +12,7 @@ __all__ = ["InlineExecutor"]
 
 
 class InlineExecutor(Executor):
-    """Runs each step inside ``poll``, where a debugger can follow it. A timeout interrupts, a crash ends the program."""
+    """Runs each step inside ``poll``, where a debugger can follow. A timeout interrupts, a crash ends the program."""
 
     name = "inline"
 

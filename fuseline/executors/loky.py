@@ -118,7 +118,8 @@ class LokyExecutor(Executor):
 
     def fileno(self) -> int:
         assert self._selector is not None, "start() comes first"
-        return self._selector.fileno()  # type: ignore[attr-defined]  # epoll and kqueue have one
+        fd: int = self._selector.fileno()  # type: ignore[attr-defined]  # epoll and kqueue have one
+        return fd
 
     def free_slots(self) -> int:
         return sum(slot.assignment is None and slot.verdict is None for slot in self._slots)
@@ -255,7 +256,7 @@ class LokyExecutor(Executor):
                 self._timers[slot] = time.monotonic() + _DYING_ALLOWANCE
 
     def _mute(self, slot: _Slot) -> None:
-        """Stop listening to a pipe that has ended, which would be readable for ever; its child's exit is still to come."""
+        """Stop listening to a pipe that has ended, which would be readable for ever; the exit is still to come."""
         assert self._selector is not None
         assert slot.child is not None
         if slot.child.fileno() in self._selector.get_map():
@@ -289,9 +290,7 @@ class LokyExecutor(Executor):
             if stamp.token != slot.assignment.token:
                 self._timers[slot] = now + timeout  # queueing does not count
                 return
-            deadline = (
-                stamp.started + timeout if stamp.started else stamp.picked_up + timeout + _LOADING_ALLOWANCE
-            )
+            deadline = stamp.started + timeout if stamp.started else stamp.picked_up + timeout + _LOADING_ALLOWANCE
             if now < deadline:
                 self._timers[slot] = deadline
             else:
@@ -360,9 +359,7 @@ class LokyExecutor(Executor):
         slot.assignment = None
         del self._by_token[assignment.token]
         info = never_started(assignment).error if error is None else encode_error(error)
-        self._reports.append(
-            AttemptReport(token=assignment.token, outcome=outcome, error=info, started=started)
-        )
+        self._reports.append(AttemptReport(token=assignment.token, outcome=outcome, error=info, started=started))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

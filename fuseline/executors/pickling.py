@@ -32,6 +32,4 @@ def pickle_hosted(workflow_id: str, hosted: Hosted) -> bytes:
                 except Exception as problem:
                     reason = explain_unpicklable(part, problem)
                     raise NotPicklableError(f"{what} to a child process", reason, _ADVICE) from problem
-        raise NotPicklableError(
-            f"workflow {workflow_id!r} to a child process", str(error), _ADVICE
-        ) from error
+        raise NotPicklableError(f"workflow {workflow_id!r} to a child process", str(error), _ADVICE) from error

@@ -18,7 +18,8 @@ from fuseline.messages import FailureDecision
 from fuseline.states import State
 
 if TYPE_CHECKING:
-    from fuseline.workflow import Step, Workflow
+    from fuseline.step import Step
+    from fuseline.workflow import Workflow
 
 __all__ = ["Policy", "StepPolicy", "WorkflowPolicy", "overrides", "policy_config", "policy_from_config"]
 
@@ -205,9 +206,7 @@ def policy_from_config(config: Mapping[str, Any]) -> Policy:
         for part in qualname.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise PolicyError(
-            f"there is no policy {path!r} here: {error}. Install the package it is from."
-        ) from error
+        raise PolicyError(f"there is no policy {path!r} here: {error}. Install the package it is from.") from error
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise PolicyError(f"{path!r} is no policy. Make it a subclass of StepPolicy or WorkflowPolicy.")
     return found.from_config(config["config"])

@@ -111,9 +111,7 @@ class _SignalWatch(_Watch):
 
     def stop(self) -> None:
         super().stop()
-        while (
-            self._due
-        ):  # the signal is under way to this very thread; its handler must run before it is replaced
+        while self._due:  # the signal is under way to this very thread; its handler must run before it is replaced
             time.sleep(0)
         previous = signal.SIG_DFL if self._previous is None else self._previous
         signal.signal(signal.SIGALRM, previous)

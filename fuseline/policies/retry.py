@@ -13,7 +13,7 @@ from fuseline.policies.base import StepPolicy
 from fuseline.values import type_names
 
 if TYPE_CHECKING:
-    from fuseline.workflow import Step
+    from fuseline.step import Step
 
 __all__ = ["RetryPolicy"]
 
@@ -87,7 +87,7 @@ class RetryPolicy(StepPolicy):
         return delay - delay * self.jitter * draw() if self.jitter else delay
 
     def on_failure(self, step: Step | None, exc: BaseException, attempt: int) -> FailureDecision | None:
-        """Decide about failure number ``attempt`` of those that this policy answers for; None if it is not its cause."""
+        """Decide about failure number ``attempt`` of those this policy answers for; None if it is not its cause."""
         return self.decide(type_names(type(exc)), attempt)
 
     def decide(
@@ -149,7 +149,5 @@ def _names(name: str, classes: ErrorClass | Iterable[ErrorClass]) -> frozenset[s
         elif isinstance(cls, type) and issubclass(cls, BaseException):
             names.add(type_names(cls)[0])
         else:
-            raise PolicyError(
-                f"RetryPolicy({name}=...): {cls!r} is no exception class. Give classes, or their names."
-            )
+            raise PolicyError(f"RetryPolicy({name}=...): {cls!r} is no exception class. Give classes, or their names.")
     return frozenset(names)

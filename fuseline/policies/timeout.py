@@ -12,7 +12,7 @@ from fuseline.policies.base import StepPolicy
 from fuseline.policies.interrupt import Interrupted, call_with_limit
 
 if TYPE_CHECKING:
-    from fuseline.workflow import Step
+    from fuseline.step import Step
 
 __all__ = ["StepTimeoutPolicy"]
 
@@ -36,9 +36,7 @@ class StepTimeoutPolicy(StepPolicy):
     def __init__(self, seconds: float, *, kill: bool = False) -> None:
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not is_number or not math.isfinite(seconds) or seconds <= 0:
-            raise PolicyError(
-                f"StepTimeoutPolicy({seconds!r}): give a finite number of seconds, more than 0."
-            )
+            raise PolicyError(f"StepTimeoutPolicy({seconds!r}): give a finite number of seconds, more than 0.")
         self.seconds = float(seconds)
         self.kill = bool(kill)
         if kill:

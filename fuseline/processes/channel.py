@@ -4,8 +4,8 @@ A message is a header, plain data as JSON, and blobs, opaque bytes::
 
     magic (2 bytes) | length of header (4) | length of all blobs (8) | header | blob | blob …
 
-The header is a JSON list whose last item is the list of the sizes of the blobs. JSON, because it cannot run code and fails
-cleanly on garbage: a step may write into any descriptor it finds.
+The header is a JSON list whose last item is the list of the sizes of the blobs. JSON, because it cannot run code and
+fails cleanly on garbage: a step may write into any descriptor it finds.
 
 The program's end never blocks: what cannot be written yet waits in a buffer, so a child that stops reading (it may be
 stopped by a signal) delays nobody else; what is half read stays in another. The child's end blocks.
@@ -30,6 +30,8 @@ _MAX_HEADER = 1 << 26
 _MAX_BODY = 1 << 44
 _CHUNK = 1 << 16
 _BIG_CHUNK = 1 << 20
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 Message = tuple[list[Any], list[bytes]]
 
@@ -60,7 +62,7 @@ class Channel:
         If the other end is gone the message is dropped: whoever waits for an answer learns it from the pipe's end.
         """
         sizes = [len(blob) for blob in blobs]
-        text = json.dumps([*header, sizes], separators=(",", ":")).encode()
+        text = _to_json([*header, sizes]).encode()
         start = _PREFIX.pack(_MAGIC, len(text), sum(sizes)) + text
         self._outgoing.append(memoryview(start))
         self._outgoing.extend(memoryview(blob) for blob in blobs if blob)
@@ -108,6 +110,8 @@ class Channel:
             self._incoming += chunk
             if len(self._incoming) >= self._needed:
                 self._parse(messages)
+            if len(chunk) < wanted and not blocking:
+                break  # that was all
         return messages
 
     def _parse(self, messages: list[Message]) -> None:

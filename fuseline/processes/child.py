@@ -48,9 +48,7 @@ class Child:
         OSError: the system has no process or descriptor left to give.
     """
 
-    def __init__(
-        self, target: Callable[[Connection, Stamp, int], None], environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, target: Callable[[Connection, Stamp, int], None], environment: Mapping[str, str]) -> None:
         from loky.backend import get_context
 
         context = get_context("loky")
@@ -58,7 +56,7 @@ class Child:
         self.stamp = Stamp()
         try:
             # daemon: if this program exits without closing, multiprocessing ends it instead of waiting for it.
-            self._process = context.Process(
+            self._process: Any = context.Process(
                 target=target,
                 args=(theirs, self.stamp, os.getpid()),
                 daemon=True,
@@ -66,11 +64,9 @@ class Child:
                 name="fuseline-child",
             )
             self._process.start()
-            pid = self._process.pid
-            assert pid is not None
-            self.pid: int = pid
+            self.pid: int = self._process.pid
             guardian.watch(self.pid)
-            self._exit_fd = _open_exit_fd(self._process)
+            self._exit_fd: int = _open_exit_fd(self._process)
         except BaseException:
             self._connection.close()
             self.stamp.close()
@@ -89,7 +85,8 @@ class Child:
 
     def fileno(self) -> int:
         """Return the descriptor of the pipe."""
-        return self._connection.fileno()
+        fd: int = self._connection.fileno()
+        return fd
 
     @property
     def exit_fd(self) -> int:
@@ -100,9 +97,7 @@ class Child:
         """Return whether the process has ended, reaped or not."""
         if self._reaped:
             return True
-        readable, _, _ = (
-            select.select([self._exit_fd], [], [], 0) if self._exit_fd < 1024 else _poll(self._exit_fd)
-        )
+        readable, _, _ = select.select([self._exit_fd], [], [], 0) if self._exit_fd < 1024 else _poll(self._exit_fd)
         return bool(readable)
 
     # -- ending -------------------------------------------------------------------------------------------------------
@@ -123,8 +118,8 @@ class Child:
         """Bring the end forward as far as it goes without waiting, and set ``is_gone`` when it is complete.
 
         Returns:
-            When to call again, in monotonic seconds; None if only the end of the process is worth waiting for, or all is
-            done.
+            When to call again, in monotonic seconds; None if only the end of the process is worth waiting for, or all
+            is done.
         """
         if self.is_gone:
             return None
@@ -139,12 +134,18 @@ class Child:
             kill_processes(self._tree)
             self._give_up_at = now + _PATIENCE
         if not exited and not self.has_exited():
-            return now + _LOOK if now < self._give_up_at else self._abandon()
+            return self._look_again(now)
         self._reap()
         if group_members(self.pid) or any(map(is_alive, self._tree)):
-            if now < self._give_up_at:
-                return now + _LOOK
-            return self._abandon()
+            return self._look_again(now)
+        self._let_go()
+        return None
+
+    def _look_again(self, now: float) -> float | None:
+        assert self._give_up_at is not None
+        if now < self._give_up_at:
+            return now + _LOOK
+        _log.error("process %d, or one that it started, did not end after SIGKILL; giving it up", self.pid)
         self._let_go()
         return None
 
@@ -152,15 +153,9 @@ class Child:
         if not self._reaped:
             popen = self._process._popen
             self.returncode = popen.poll()
-            if (
-                self.returncode is None
-            ):  # the program ignores SIGCHLD, say, so that the kernel reaped it: nobody knows
+            if self.returncode is None:  # the program ignores SIGCHLD, say, so that the kernel reaped it: nobody knows
                 popen.returncode = 255
             self._reaped = True
-
-    def _abandon(self) -> None:
-        _log.error("process %d, or one that it started, did not end after SIGKILL; giving it up", self.pid)
-        self._let_go()
 
     def _let_go(self) -> None:
         self.is_gone = True
@@ -177,7 +172,8 @@ def _open_exit_fd(process: Any) -> int:
     if hasattr(os, "pidfd_open"):
         return os.pidfd_open(process.pid)
     # Elsewhere the pipe whose other end only the child has, and what it forks: later than the truth, but never wrong.
-    return os.dup(process.sentinel)
+    fd: int = os.dup(process.sentinel)
+    return fd
 
 
 def _poll(fd: int) -> tuple[list[int], None, None]:

@@ -1,7 +1,7 @@
 """Signals to a process and everything it started.
 
-A child leads a process group of its own, so one signal reaches whatever it started, and still does when the child itself
-is gone. What left the group but still has its parents is found by walking the tree, while that stands.
+A child leads a process group of its own, so one signal reaches whatever it started, and still does when the child is
+gone. What left the group but still has its parents is found by walking the tree, while that stands.
 """
 
 from __future__ import annotations

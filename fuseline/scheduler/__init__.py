@@ -1,8 +1,8 @@
 """The pure core: what happened goes in, what to do comes out.
 
-``core`` is the state machine, ``events`` what it is told and what it tells, ``plan`` a schema compiled for it, ``run`` the
-state of one run, ``ready`` the order in which steps are handed out. Nothing in here reads a clock, draws a random number,
-starts a thread or touches a pipe: a broker is this core in a housing that does.
+``core`` is the state machine, ``events`` what it is told and what it tells, ``plan`` a schema compiled for it, ``run``
+the state of one run, ``ready`` the order in which steps are handed out. Nothing in here reads a clock, draws a random
+number, starts a thread or touches a pipe: a broker is this core in a housing that does.
 """
 
 from fuseline.scheduler.core import Scheduler

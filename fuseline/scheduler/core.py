@@ -158,7 +158,7 @@ class Scheduler:
             WorkflowError, UnknownRunError, UnknownWorkerError, RunNotFinished: the event makes no sense; nothing was
                 changed.
         """
-        self._commands = commands = []
+        self._commands = commands = list[Command]()
         self._handlers[type(event)](event, now)
         return commands
 

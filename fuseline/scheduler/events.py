@@ -73,14 +73,7 @@ class RunForgotten:
 
 
 Event = (
-    WorkerRegistered
-    | WorkerLeft
-    | RunDispatched
-    | StepsRequested
-    | Reported
-    | TimePassed
-    | RunCancelled
-    | RunForgotten
+    WorkerRegistered | WorkerLeft | RunDispatched | StepsRequested | Reported | TimePassed | RunCancelled | RunForgotten
 )
 
 

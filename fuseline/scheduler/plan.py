@@ -103,9 +103,7 @@ class Plan:
         uses = [0] * len(self.names)
         for bindings in bind_workflow(self.schema, names):
             from_inputs = tuple((b.parameter, b.from_input) for b in bindings if b.from_input is not None)
-            from_steps = tuple(
-                (b.parameter, self.index[b.from_step]) for b in bindings if b.from_step is not None
-            )
+            from_steps = tuple((b.parameter, self.index[b.from_step]) for b in bindings if b.from_step is not None)
             variadic = None
             for b in bindings:
                 if b.from_steps is not None:

@@ -110,7 +110,5 @@ class Run:
             IllegalMove: the table of states has no such move. Nothing was changed.
         """
         if target not in NEXT_RUN_STATES[self.state]:
-            raise IllegalMove(
-                f"run {self.instance_id}", self.state, target, f"{self.open_steps} steps are open"
-            )
+            raise IllegalMove(f"run {self.instance_id}", self.state, target, f"{self.open_steps} steps are open")
         self.state = target
