@@ -237,7 +237,7 @@ class ProcessEngine:
         broker.news(lane.worker_id).clear()
         for notice in broker.keep_alive(lane.worker_id):
             self._heed(lane, notice)
-        signals.interrupts = lane.executor.name == "inline"
+        signals.interrupts = lane.executor.runs_in_caller
         try:
             reports = lane.executor.poll()
         finally:

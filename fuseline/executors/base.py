@@ -48,6 +48,8 @@ class Executor(ABC):
     isolates_crashes: ClassVar[bool] = False
     #: Whether steps run in other processes, so that they must be picklable.
     pickles: ClassVar[bool] = False
+    #: Whether ``poll`` itself runs steps, in the thread that calls it.
+    runs_in_caller: ClassVar[bool] = False
 
     def __init__(self, processes: int | None = None) -> None:
         self.processes = check_processes(processes)

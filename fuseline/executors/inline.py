@@ -15,6 +15,7 @@ class InlineExecutor(Executor):
     """Runs each step inside ``poll``, where a debugger can follow. A timeout interrupts, a crash ends the program."""
 
     name = "inline"
+    runs_in_caller = True
 
     def __init__(self, processes: int | None = None) -> None:
         super().__init__(1)

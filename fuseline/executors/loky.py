@@ -288,9 +288,11 @@ class LokyExecutor(Executor):
             timeout = slot.assignment.timeout
             stamp = slot.child.stamp.read()
             if stamp.token != slot.assignment.token:
-                self._timers[slot] = now + timeout  # queueing does not count
-                return
-            deadline = stamp.started + timeout if stamp.started else stamp.picked_up + timeout + _LOADING_ALLOWANCE
+                deadline = now + timeout  # still queued; if it starts right now, it has until then
+            elif not stamp.started:
+                deadline = min(now + timeout, stamp.picked_up + timeout + _LOADING_ALLOWANCE)
+            else:
+                deadline = stamp.started + timeout
             if now < deadline:
                 self._timers[slot] = deadline
             else:

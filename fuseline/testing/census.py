@@ -1,0 +1,78 @@
+"""Census: what a program holds, so that a test can tell what was left over."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import psutil
+
+__all__ = ["Census"]
+
+#: Bound for what ends by itself a moment later, such as a thread that has been told to; seconds.
+_SETTLING = 20.0
+
+
+class Census:
+    """Counts children, threads and descriptors when it is made; ``assert_nothing_left`` compares.
+
+    The resource trackers of multiprocessing and loky, one process each per program, and their pipes are not counted:
+    they end with the program.
+    """
+
+    def __init__(self) -> None:
+        self._children = set(_children())
+        self._threads = set(threading.enumerate())
+        self._descriptors = set(_descriptors())
+
+    def assert_nothing_left(self) -> None:
+        """Check that nothing is there that was not there before.
+
+        Raises:
+            AssertionError: something is left; the error lists it.
+        """
+        deadline = time.monotonic() + _SETTLING
+        while left := self._left():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"left over: {'; '.join(left)}")
+            time.sleep(0.001)
+
+    def _left(self) -> list[str]:
+        children = [p for p in _children() if p not in self._children]
+        left = [f"process {p.pid} {_command(p)}" for p in children]
+        left += [f"thread {t.name}" for t in threading.enumerate() if t not in self._threads]
+        left += [f"descriptor {d}" for d in sorted(_descriptors() - self._descriptors)]
+        return left
+
+
+def _children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in _command(p)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.Error:
+        return "(a zombie)"
+
+
+def _descriptors() -> set[str]:
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    trackers = _tracker_pipes()
+    found = set()
+    for name in os.listdir(folder):
+        try:
+            found.add(f"{name} -> {os.readlink(f'{folder}/{name}')}" if folder.startswith("/proc") else name)
+        except OSError:  # the one that listdir itself has used
+            continue
+    return {item for item in found if int(item.split()[0]) not in trackers}
+
+
+def _tracker_pipes() -> set[int]:
+    from multiprocessing import resource_tracker
+
+    from loky.backend import resource_tracker as loky_tracker
+
+    fds = (resource_tracker._resource_tracker._fd, loky_tracker._resource_tracker._fd)  # type: ignore[attr-defined]
+    return {fd for fd in fds if fd is not None}

@@ -1,0 +1,178 @@
+"""The steps that contract suites run: well-behaved ones, and one for each way to misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any, NoReturn
+
+from fuseline.context import current_run
+from fuseline.step import Step
+from fuseline.testing.gate import Gate
+
+__all__ = [
+    "AsyncEcho",
+    "CannotLoad",
+    "CannotLoadError",
+    "CountSetups",
+    "Die",
+    "Echo",
+    "FailingSetup",
+    "Hold",
+    "HoldWithChild",
+    "Interrupt",
+    "LeaveByExit",
+    "Raise",
+    "RaiseCannotLoad",
+    "ReturnCannotLoad",
+    "ReturnLock",
+    "SpinForever",
+    "StuckInC",
+    "WhereAmI",
+]
+
+
+class Echo(Step):
+    """Returns what it gets."""
+
+    def run_step(self, value: Any = None) -> Any:
+        return value
+
+
+class AsyncEcho(Step):
+    async def run_step(self, value: Any = None) -> Any:
+        await asyncio.sleep(0)
+        return value
+
+
+class WhereAmI(Step):
+    """Returns the pid of its process and the name of its thread."""
+
+    def run_step(self, value: Any = None) -> tuple[int, str]:
+        return os.getpid(), threading.current_thread().name
+
+
+class Raise(Step):
+    def run_step(self, value: Any = None) -> NoReturn:
+        raise ValueError(f"no good: {value}")
+
+
+class CannotLoadError(Exception):
+    """Pickles, and does not unpickle: its __init__ takes two arguments, its args have one."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+class RaiseCannotLoad(Step):
+    def run_step(self, value: Any = None) -> NoReturn:
+        raise CannotLoadError("fit", "diverged")
+
+
+class CannotLoad:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> NoReturn:
+    raise RuntimeError("cannot be loaded")
+
+
+class ReturnCannotLoad(Step):
+    def run_step(self, value: Any = None) -> CannotLoad:
+        return CannotLoad()
+
+
+class ReturnLock(Step):
+    def run_step(self, value: Any = None) -> Any:
+        return {"model": 1, "lock": threading.Lock()}
+
+
+class LeaveByExit(Step):
+    def run_step(self, value: int = 3) -> NoReturn:
+        sys.exit(value)
+
+
+class Interrupt(Step):
+    def run_step(self, value: Any = None) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+class FailingSetup(Step):
+    def setup(self) -> None:
+        raise OSError("no such model")
+
+    def run_step(self, value: Any = None) -> None:
+        raise AssertionError("must not run without setup")
+
+
+class CountSetups(Step):
+    """Returns how often it was set up where it runs; appends a line to ``path`` when it is torn down."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.setups = 0
+
+    def setup(self) -> None:
+        self.setups += 1
+
+    def run_step(self, value: Any = None) -> int:
+        return self.setups
+
+    def teardown(self) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"torn down after {self.setups}\n")
+
+
+class Hold(Step):
+    """Enters a gate with its pid and waits there."""
+
+    def run_step(self, gate: Gate) -> str:
+        gate.enter(str(os.getpid()))
+        return "let go"
+
+
+class HoldWithChild(Step):
+    """Starts a process that would run for an hour, enters a gate with its pid and that process's, and waits there."""
+
+    def run_step(self, gate: Gate) -> None:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+        gate.enter(f"{os.getpid()} {process.pid}")
+
+
+class SpinForever(Step):
+    """Never returns, and runs Python instructions all the time, so that it can be interrupted."""
+
+    def run_step(self, value: Any = None) -> NoReturn:
+        while True:
+            pass
+
+
+class StuckInC(Step):
+    """Is stuck for hours in one C call that holds the GIL."""
+
+    def run_step(self, value: Any = None) -> int:
+        return pow(7, 10**9)  # type: ignore[no-any-return]
+
+
+class Die(Step):
+    """Ends its process: ``how`` is the name of a signal, or an exit code. With an attempt number, only up to that."""
+
+    def run_step(self, how: str | int, until_attempt: int = 10**9) -> str:
+        run = current_run()
+        assert run is not None
+        assert run.attempt is not None
+        if run.attempt > until_attempt:
+            return "survived"
+        if isinstance(how, int):
+            os._exit(how)
+        os.kill(os.getpid(), signal.Signals[how])
+        while True:  # a signal to oneself may take a moment
+            pass
