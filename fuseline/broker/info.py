@@ -64,13 +64,13 @@ def run_result(run: Run) -> Any:
         raise RunNotFinished(run.instance_id, name, run.state)
     names = [run.plan.names[i] for i in run.failed_steps]
     cause = step_error(run, run.failed_steps[0])
-    if cause is None:
+    info = run.errors.get(run.failed_steps[0])
+    if info is None:
         reason = "its worker gave no reason"
     elif isinstance(cause, StepError):
-        reason = str(cause)
-    else:
-        text = str(cause)
-        reason = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+        reason = info.message
+    else:  # not str(cause), which is the user's code
+        reason = ": ".join(filter(None, [info.type_names[0], info.message]))
     raise RunFailed(run.instance_id, name, names, reason) from cause
 
 

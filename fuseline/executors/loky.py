@@ -63,13 +63,14 @@ _THREAD_CAPS = (
 class _Slot:
     """Room for one running assignment, and the child in it."""
 
-    __slots__ = ("assignment", "child", "close_by", "is_ready", "known", "verdict", "wants_write")
+    __slots__ = ("assignment", "child", "close_by", "is_ready", "known", "last_token", "verdict", "wants_write")
 
     def __init__(self) -> None:
         self.child: Child | None = None
         self.is_ready = False  #: whether the child has said so
         self.known: set[str] = set()  #: workflows that the child has
         self.assignment: StepAssignment | None = None
+        self.last_token = 0  #: what the child has stamped until it picks the assignment up
         self.verdict: Outcome | None = None  #: why the child is being ended by us
         self.close_by: float | None = None  #: when a child that was told to close is ended
         self.wants_write = False
@@ -168,6 +169,7 @@ class LokyExecutor(Executor):
         slot.is_ready = False
         slot.known = set()
         slot.verdict = None
+        slot.last_token = 0
         try:
             slot.child = child = Child(child_main, self._environment)
         except OSError as error:
@@ -273,6 +275,7 @@ class LokyExecutor(Executor):
             return  # its outcome was decided before
         del self._by_token[report.token]
         slot.assignment = None
+        slot.last_token = report.token
         self._timers.pop(slot, None)
         self._reports.append(report)
 
@@ -287,8 +290,11 @@ class LokyExecutor(Executor):
         elif slot.assignment is not None and slot.assignment.timeout is not None:
             timeout = slot.assignment.timeout
             stamp = slot.child.stamp.read()
-            if stamp.token != slot.assignment.token:
+            if stamp.token == slot.last_token:
                 deadline = now + timeout  # still queued; if it starts right now, it has until then
+            elif stamp.token != slot.assignment.token:
+                self._end(slot, Outcome.LOST)  # a step wrote over the stamp: no deadline could be kept any more
+                return
             elif not stamp.started:
                 deadline = min(now + timeout, stamp.picked_up + timeout + _LOADING_ALLOWANCE)
             else:
@@ -343,7 +349,7 @@ class LokyExecutor(Executor):
         if verdict is Outcome.TIMED_OUT:
             assert assignment.timeout is not None
             error = StepTimedOut(timeout=assignment.timeout, killed=True, **whom)  # type: ignore[arg-type]
-        elif token != assignment.token:
+        elif token == slot.last_token:
             self._settle(slot, verdict or Outcome.LOST, None, started=None)  # the child has never seen it
             return
         elif verdict is Outcome.LOST:
