@@ -77,7 +77,7 @@ class StepHost:
             raise
         except BaseException as raised:
             error = contain(raised, step.name, payload)
-            decision, place = decide_failure(step, policies, error, payload)
+            decision, place = decide_failure(step, policies, error, payload, workflow_id=workflow_id)
             outcome = Outcome.TIMED_OUT if isinstance(error, StepTimedOut) else Outcome.RAISED
             return AttemptReport(
                 token=token,
@@ -97,14 +97,7 @@ class StepHost:
         Blocks. Raises what the step, its ``setup``, a policy or the encoding of the result raises.
         """
         payload = getattr(shared, "payload", None)
-        context = RunContext(
-            workflow_id=workflow_id,
-            instance_id=payload.instance_id if payload else None,
-            step_name=step.name,
-            attempt=payload.attempt if payload else 1,
-            killed_from_outside=self._killed_from_outside,
-        )
-        before = entered.set(context)
+        before = entered.set(_context(step, payload, workflow_id, self._killed_from_outside))
         try:
             self._ensure_set_up(step)
             for policy in policies:
@@ -135,6 +128,16 @@ class StepHost:
                 step.teardown()
             except Exception:
                 _log.exception("teardown of step %r failed", step.name)
+
+
+def _context(step: Step, payload: Payload | None, workflow_id: str, killed_from_outside: bool) -> RunContext:
+    return RunContext(
+        workflow_id=workflow_id,
+        instance_id=payload.instance_id if payload else None,
+        step_name=step.name,
+        attempt=payload.attempt if payload else 1,
+        killed_from_outside=killed_from_outside,
+    )
 
 
 def _call(step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any]) -> Any:
@@ -206,7 +209,12 @@ def contain(raised: BaseException, step_name: str, payload: Payload | None) -> B
 
 
 def decide_failure(
-    step: Step, policies: Sequence[StepPolicy], error: BaseException, payload: Payload | None
+    step: Step,
+    policies: Sequence[StepPolicy],
+    error: BaseException,
+    payload: Payload | None,
+    *,
+    workflow_id: str,
 ) -> tuple[FailureDecision, int | None]:
     """Ask the policies of a step, in order, what follows a failed attempt; the first that decides is heard.
 
@@ -219,6 +227,7 @@ def decide_failure(
     failures = payload.failures if payload else {}
     decision: FailureDecision | None = None
     place: int | None = None
+    before = entered.set(_context(step, payload, workflow_id, killed_from_outside=False))
     for index, policy in enumerate(policies):
         number = failures.get(index, 0) + 1 if policy.counts_own_failures else attempt
         try:
@@ -228,4 +237,5 @@ def decide_failure(
             continue
         if decision is None and verdict is not None:
             decision, place = verdict, index
+    entered.reset(before)
     return decision or FailureDecision(FailureDecision.FAIL), place

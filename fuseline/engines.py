@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from fuseline.attempt import decide_failure
 from fuseline.broker.base import Broker
-from fuseline.context import RunContext, entered
+from fuseline.context import RunContext, StopNow, entered
 from fuseline.errors import WorkflowError
 from fuseline.executors import make_executor
 from fuseline.executors.base import Executor, check_processes
@@ -191,8 +191,10 @@ class ProcessEngine:
                 try:
                     self._start()
                     self._serve(stack, signals, block)
-                except BaseException:
+                except BaseException as error:
                     self.close()  # before the workers unregister: what they held is given away then
+                    if isinstance(error, StopNow):
+                        raise signals.exception() from None
                     raise
                 if signals.count:
                     raise signals.exception()
@@ -291,7 +293,9 @@ class ProcessEngine:
         state, error = _judge(assignment, report)
         decision, decided_by = report.decision, report.decided_by
         if error is not None and decision is None:  # its process is gone, so nobody has asked the policies yet
-            decision, decided_by = decide_failure(step, policies, error, assignment.payload)
+            decision, decided_by = decide_failure(
+                step, policies, error, assignment.payload, workflow_id=assignment.workflow_id
+            )
         answer = self._broker.report_step(
             lane.worker_id,
             StepReport(

@@ -326,7 +326,7 @@ class Workflow:
             result, value = self._host.run(step, policies, shared, workflow_id=self._workflow_id)
         except (Exception, SystemExit) as raised:
             step.error = contain(raised, step.name, payload)
-            decision, place = decide_failure(step, policies, step.error, payload)
+            decision, place = decide_failure(step, policies, step.error, payload, workflow_id=self._workflow_id)
             step.state = State.SKIPPED if decision.action is FailureAction.SKIP else State.FAILED
             end = AttemptReport(
                 token=0,

@@ -1,0 +1,167 @@
+"""Whole programs: without a guard, ended by signals, killed, and how they exit."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from fuseline.testing import Gate
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from programs import Program, wait_gone
+
+HOLDING = """
+    import subprocess, sys, time
+    from fuseline import MemoryBroker, ProcessEngine, Step, Workflow
+    from fuseline.testing import Gate
+
+    class Hold(Step):
+        def run_step(self, gate):
+            process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+            gate.enter()
+            {after}
+            process.kill()
+            process.wait()
+            return "held"
+
+    class Report(Step):
+        def run_step(self, text):
+            return text
+
+    gate = Gate.__new__(Gate)
+    gate._folder, gate._entered, gate._go = sys.argv[1:4]
+    hold = Hold()
+    report = Report()
+    hold >> report
+    workflow = Workflow(outputs=[report])
+    broker = MemoryBroker()
+    run = broker.dispatch_workflow(workflow.to_schema(), {{"gate": gate}})
+    try:
+        ProcessEngine(broker, [workflow], processes=2, executor={executor!r}).work()
+    finally:
+        steps = broker.get_run(run).steps
+        print({{name: str(step.state) for name, step in steps.items()}}, flush=True)
+    print("worked")
+"""
+
+
+def holding(folder: Path, gate: Gate, executor: str = "loky", after: str = "") -> Program:
+    source = HOLDING.format(executor=executor, after=after or "pass")
+    return Program(folder, source, gate._folder, gate._entered, gate._go)
+
+
+def test_a_script_without_a_guard_works(tmp_path: Path) -> None:
+    source = """
+        from fuseline import Step, Workflow
+        from dataclasses import dataclass
+
+        @dataclass
+        class Point:
+            x: int
+
+        class Make(Step):
+            def run_step(self, x):
+                return Point(x)
+
+        class Use(Step):
+            def run_step(self, point):
+                return (lambda: point.x + 1, point)
+
+        make = Make()
+        make >> (use := Use())
+        call, point = Workflow(outputs=[use]).run({"x": 1})
+        print(call(), type(point) is Point)
+    """
+    with Program(tmp_path, source) as program:
+        assert program.end() == (0, "2 True\n", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+def test_one_signal_drains(tmp_path: Path, gate: Gate, number: signal.Signals, code: int) -> None:
+    with holding(tmp_path, gate) as program:
+        gate.wait_entered()
+        started = program.descendants()
+        program.signal(number)
+        gate.open()
+        returncode, out, err = program.end()
+        assert returncode == code, err
+        assert out == "{'Hold': 'SUCCEEDED', 'Report': 'READY'}\n"
+        wait_gone(started)
+
+
+@pytest.mark.parametrize("executor", ["loky", "inline"])
+def test_two_signals_kill(tmp_path: Path, gate: Gate, executor: str) -> None:
+    after = "time.sleep(3600)"
+    with holding(tmp_path, gate, executor, after) as program:
+        gate.wait_entered()
+        gate.open()
+        started = program.children()
+        program.signal(signal.SIGINT)
+        wait_until_handled(program)
+        program.signal(signal.SIGINT)
+        returncode, out, err = program.end()
+        assert returncode == -signal.SIGINT, err
+        assert out == "{'Hold': 'READY', 'Report': 'PENDING'}\n"
+        wait_gone(started)
+
+
+def test_three_signals_leave_now_and_children_follow(tmp_path: Path, gate: Gate) -> None:
+    with holding(tmp_path, gate, "threads", "time.sleep(3600)") as program:
+        gate.wait_entered()
+        gate.open()
+        for _ in range(2):
+            program.signal(signal.SIGINT)
+            wait_until_handled(program)
+        program.signal(signal.SIGTERM)
+        assert program.end()[0] == 128 + signal.SIGTERM
+
+
+def wait_until_handled(program: Program) -> None:
+    """Wait until the program has no signal pending: two of the same kind would count as one."""
+    while True:
+        status = Path(f"/proc/{program.pid}/status")
+        if not status.exists():
+            return
+        pending = [line for line in status.read_text().splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+        if all(int(line.split()[1], 16) == 0 for line in pending):
+            return
+
+
+@pytest.mark.parametrize("state", ["waiting", "sleeping", "stuck"])
+def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path, gate: Gate, state: str) -> None:
+    after = {"waiting": "", "sleeping": "time.sleep(3600)", "stuck": "pow(7, 10**9)"}[state]
+    with holding(tmp_path, gate, after=after) as program:
+        gate.wait_entered()
+        started = program.descendants()
+        assert len(started) >= 4  # a child, what it started, the guardian, a resource tracker
+        if state != "waiting":
+            gate.open()
+        program.signal(signal.SIGKILL)
+        program.end()
+        wait_gone(started)
+
+
+def test_a_program_that_exits_without_close_leaves_nothing(tmp_path: Path) -> None:
+    source = """
+        import os, sys
+        from fuseline import MemoryBroker, ProcessEngine, Step, Workflow
+
+        class Pid(Step):
+            def run_step(self):
+                return os.getpid()
+
+        workflow = Workflow(outputs=[Pid()])
+        broker = MemoryBroker()
+        run = broker.dispatch_workflow(workflow.to_schema())
+        engine = ProcessEngine(broker, [workflow], processes=2).__enter__()
+        engine.work()
+        print(broker.result(run))
+    """
+    with Program(tmp_path, source) as program:
+        returncode, out, err = program.end()
+        assert returncode == 0, err
+        assert not Path(f"/proc/{int(out)}").exists()

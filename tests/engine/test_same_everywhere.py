@@ -1,0 +1,202 @@
+"""The same workflow gives the same states, results, attempts and hook calls on every executor and in a custom loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuseline import MemoryBroker, ProcessEngine, Step, StepReport, Workflow, current_run
+from fuseline.policies import FailureDecision, RetryPolicy, StepPolicy, StepTimeoutPolicy
+from fuseline.worker import build_shared_dict
+
+
+class Log(StepPolicy):
+    """Writes each hook call as a line of a file, which works from any process."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def note(self, hook: str, step: Step, *rest: Any) -> None:
+        run = current_run()
+        with open(self.path, "a") as file:
+            file.write(json.dumps([step.name, hook, run.attempt if run else None, *map(repr, rest)]) + "\n")
+
+    def execute(self, step: Step, call: Callable[[], Any]) -> Any:
+        self.note("execute", step)
+        return call()
+
+    async def execute_async(self, step: Step, call: Callable[[], Any]) -> Any:
+        self.note("execute_async", step)
+        return await call()
+
+    def on_start(self, step: Step) -> None:
+        self.note("on_start", step)
+
+    def on_success(self, step: Step, result: Any) -> None:
+        self.note("on_success", step, result)
+
+    def on_failure(self, step: Step, exc: BaseException, attempt: int) -> None:
+        self.note("on_failure", step, exc, attempt)
+
+
+class SkipIt(StepPolicy):
+    def on_failure(self, step: Step, exc: BaseException, attempt: int) -> FailureDecision:
+        return FailureDecision(FailureDecision.SKIP)
+
+
+class Source(Step):
+    def run_step(self, n: int) -> list[int]:
+        return list(range(n))
+
+
+class FailsTwice(Step):
+    def run_step(self, items: list[int]) -> int:
+        run = current_run()
+        assert run is not None
+        assert run.attempt is not None
+        if run.attempt < 3:
+            raise ConnectionError(f"attempt {run.attempt}")
+        return sum(items)
+
+
+class Sleepy(Step):
+    async def run_step(self, items: list[int], factor: int = 10) -> int:
+        return len(items) * factor
+
+
+class Optional(Step):
+    def run_step(self, items: list[int]) -> None:
+        raise LookupError("not there")
+
+
+class AfterOptional(Step):
+    def run_step(self, extra: Any) -> Any:
+        return extra
+
+
+class Nothing(Step):
+    def run_step(self) -> None:
+        return None
+
+
+class Join(Step):
+    def run_step(self, total: int, count: int, nothing: None, title: str = "sum") -> dict[str, Any]:
+        return {"total": total, "count": count, "nothing": nothing, "title": title}
+
+
+class Broken(Step):
+    def run_step(self, n: int) -> None:
+        raise ZeroDivisionError(n)
+
+
+def succeeding(log: str) -> Workflow:
+    source = Source()
+    flaky = FailsTwice(policies=[RetryPolicy(1, retry_on=OSError), RetryPolicy(2, retry_on=ConnectionError)])
+    flaky.policies[0].retry_on = frozenset({"TimeoutError"})  # type: ignore[attr-defined]  # a budget of another cause
+    sleepy = Sleepy(policies=[StepTimeoutPolicy(60)])
+    optional, after = Optional(policies=[SkipIt()]), AfterOptional()
+    join, nothing = Join(), Nothing()
+    source >> [flaky, sleepy, optional]
+    optional >> after
+    [flaky, sleepy, nothing] >> join
+    return Workflow(outputs=[join, after], policies=[Log(log)], name="succeeding")
+
+
+def failing(log: str) -> Workflow:
+    source, broken, never = Source(), Broken(policies=[RetryPolicy(2)]), AfterOptional()
+    source >> broken >> never
+    return Workflow(outputs=[never], policies=[Log(log)], name="failing")
+
+
+def failing_and_going_on(log: str) -> Workflow:
+    source, broken, never, sleepy = Source(), Broken(), AfterOptional(), Sleepy()
+    broken >> never
+    source >> sleepy
+    return Workflow(outputs=[never, sleepy], policies=[Log(log)], name="going on", on_failure="continue")
+
+
+def giving_up(log: str) -> Workflow:
+    policies = [RetryPolicy(5, retry_on=ArithmeticError, give_up_on=ZeroDivisionError)]
+    return Workflow(outputs=[Broken(policies=policies)], policies=[Log(log)], name="giving up")
+
+
+def work_with_the_loop_of_a_custom_worker(broker: MemoryBroker, workflow: Workflow) -> None:
+    worker_id = broker.register_worker([workflow.to_schema()])
+    workflow_step_map = workflow.steps
+    while broker.unsettled(worker_id):
+        assignment = broker.get_step(worker_id, timeout=60)
+        assert assignment is not None
+        step = workflow_step_map[assignment.step_name]
+        shared = build_shared_dict(assignment.payload)
+        result = workflow._execute_step(step, shared)
+        broker.report_step(
+            worker_id,
+            StepReport(
+                workflow_id=assignment.workflow_id,
+                instance_id=assignment.instance_id,
+                step_name=assignment.step_name,
+                state=step.state,
+                result=result,
+            ),
+        )
+    broker.unregister_worker(worker_id)
+
+
+def outcome(how: str, make: Callable[[str], Workflow], log: Path) -> dict[str, Any]:
+    workflow = make(str(log))
+    broker = MemoryBroker()
+    instance_id = broker.dispatch_workflow(workflow.to_schema(), {"n": 4})
+    if how == "custom":
+        work_with_the_loop_of_a_custom_worker(broker, workflow)
+    else:
+        ProcessEngine(broker, [workflow], processes=2, executor=how).work()
+    run = broker.get_run(instance_id)
+    try:
+        result = broker.result(instance_id)
+    except Exception as error:
+        result = f"{type(error).__name__} from {error.__cause__!r}"
+    lines = sorted(line.replace(str(log), "LOG") for line in log.read_text().splitlines())
+    return {
+        "run": run.state,
+        "result": result,
+        "steps": {s.name: (s.state, s.attempts, repr(s.error), s.cause) for s in run.steps.values()},
+        "hooks": lines,
+    }
+
+
+@pytest.mark.parametrize("make", [succeeding, failing, failing_and_going_on, giving_up])
+def test_outcomes_and_hook_calls_are_the_same_everywhere(make: Callable[[str], Workflow], tmp_path: Path) -> None:
+    outcomes = {how: outcome(how, make, tmp_path / how) for how in ("inline", "threads", "loky", "custom")}
+    assert outcomes["threads"] == outcomes["inline"]
+    assert outcomes["loky"] == outcomes["inline"]
+    assert outcomes["custom"] == outcomes["inline"]
+    assert outcomes["inline"]["hooks"]
+
+
+def test_the_outcomes_are_the_right_ones(tmp_path: Path) -> None:
+    good = outcome("loky", succeeding, tmp_path / "good")
+    assert good["result"] == [{"total": 6, "count": 40, "nothing": None, "title": "sum"}, None]
+    assert {name: (state, attempts) for name, (state, attempts, *_) in good["steps"].items()} == {
+        "Source": ("SUCCEEDED", 1),
+        "FailsTwice": ("SUCCEEDED", 3),
+        "Sleepy": ("SUCCEEDED", 1),
+        "Optional": ("SKIPPED", 1),
+        "AfterOptional": ("SKIPPED", 0),
+        "Nothing": ("SUCCEEDED", 1),
+        "Join": ("SUCCEEDED", 1),
+    }
+    assert sum("on_failure" in line for line in good["hooks"]) == 3
+    bad = outcome("loky", failing, tmp_path / "bad")
+    assert bad["run"] == "FAILED"
+    assert bad["steps"]["Broken"][:2] == ("FAILED", 3)
+    assert bad["steps"]["AfterOptional"] == ("CANCELLED", 0, "None", "step 'Broken' failed")
+    assert "ZeroDivisionError" in bad["result"]
+    on = outcome("loky", failing_and_going_on, tmp_path / "on")
+    assert on["run"] == "FAILED"
+    assert on["steps"]["Sleepy"][:2] == ("SUCCEEDED", 1)
+    assert on["steps"]["AfterOptional"][:2] == ("CANCELLED", 0)
+    assert outcome("loky", giving_up, tmp_path / "up")["steps"]["Broken"][:2] == ("FAILED", 1)
