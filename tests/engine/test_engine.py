@@ -202,7 +202,7 @@ def test_run_async_gives_the_result() -> None:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_failed_run_raises_with_the_exception_of_its_step_as_the_cause(executor: str) -> None:
-    with pytest.raises(RunFailed, match="'Divide'.*ZeroDivisionError") as failure:
+    with pytest.raises(RunFailed, match=r"'Divide'.*ZeroDivisionError") as failure:
         Workflow(outputs=[Divide()]).run({"by": 0}, executor=executor)
     assert isinstance(failure.value.__cause__, ZeroDivisionError)
     assert failure.value.step_names == ("Divide",)

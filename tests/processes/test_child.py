@@ -1,0 +1,140 @@
+"""Child, stamp and guardian: started clean, ended for certain."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from fuseline.processes import guardian
+from fuseline.processes.channel import Channel
+from fuseline.processes.child import Child
+from fuseline.processes.stamp import Stamp
+from fuseline.testing.contract import is_running
+from fuseline.testing.gate import HANG
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def lead_a_group(program: int) -> None:
+    os.setsid()
+    assert os.getppid() == program
+
+
+def return_at_once(connection: Connection, stamp: Stamp, program: int) -> None:
+    lead_a_group(program)
+
+
+def say_and_wait(connection: Connection, stamp: Stamp, program: int) -> None:
+    """Stamp, start a process that would stay, say its pid, and wait for the end of the pipe."""
+    lead_a_group(program)
+    stamp.pick_up(7)
+    stamp.start(7)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    channel = Channel(connection.fileno())
+    channel.send(["started", process.pid, os.environ.get("CAP")])
+    channel.receive()
+
+
+def ignore_sigterm(connection: Connection, stamp: Stamp, program: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say_and_wait(connection, stamp, program)
+
+
+@pytest.fixture(autouse=True)
+def guarded() -> Iterator[None]:
+    guardian.acquire()
+    yield
+    guardian.release()
+
+
+def hear(child: Child) -> list[object]:
+    readable, _, _ = select.select([child.fileno()], [], [], HANG)
+    assert readable
+    [(header, _)] = child.channel.receive()
+    return header
+
+
+def drive_to_the_end(child: Child) -> None:
+    give_up = time.monotonic() + HANG
+    while not child.is_gone:
+        again = child.advance(time.monotonic())
+        if not child.is_gone:
+            wait = HANG if again is None else max(0.0, again - time.monotonic())
+            select.select([child.exit_fd], [], [], wait)
+        assert time.monotonic() < give_up
+
+
+def test_a_child_that_returns_is_gone_with_its_exit_code() -> None:
+    child = Child(return_at_once, {})
+    drive_to_the_end(child)
+    assert child.returncode == 0
+    assert not is_running(child.pid)
+
+
+@pytest.mark.parametrize("target", [say_and_wait, ignore_sigterm])
+def test_an_ended_child_is_gone_with_what_it_started(target: object) -> None:
+    child = Child(target, {"CAP": "2"})  # type: ignore[arg-type]
+    _, pid, cap = hear(child)
+    assert cap == "2"
+    stamp = child.stamp.read()
+    assert stamp.token == 7
+    assert stamp.picked_up <= stamp.started <= time.monotonic()
+    child.end(time.monotonic(), grace=0.05)
+    drive_to_the_end(child)
+    assert not is_running(child.pid)
+    assert not is_running(int(str(pid)))
+    assert child.returncode == (-signal.SIGKILL if target is ignore_sigterm else -signal.SIGTERM)
+
+
+def test_what_a_dead_child_has_started_goes_too() -> None:
+    child = Child(say_and_wait, {})
+    _, pid, _ = hear(child)
+    os.kill(child.pid, signal.SIGKILL)
+    drive_to_the_end(child)
+    assert child.returncode == -signal.SIGKILL
+    assert not is_running(int(str(pid)))
+
+
+def test_many_children_end_side_by_side() -> None:
+    children = [Child(ignore_sigterm, {}) for _ in range(4)]
+    for child in children:
+        hear(child)
+    now = time.monotonic()
+    for child in children:
+        child.end(now, grace=0.2)
+    while not all(child.is_gone for child in children):
+        for child in children:
+            child.advance(time.monotonic())
+        select.select([], [], [], 0.01)
+    assert {child.returncode for child in children} == {-signal.SIGKILL}
+
+
+def test_a_program_that_ignores_the_end_of_children_loses_only_the_exit_code() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        child = Child(return_at_once, {})
+        drive_to_the_end(child)
+        assert child.returncode is None
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_the_guardian_survives_the_signals_of_a_terminal_and_ends_with_its_pipe() -> None:
+    process = guardian._process
+    assert process is not None
+    child = Child(say_and_wait, {})
+    hear(child)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(process.pid, number)
+    assert process.poll() is None
+    child.end(time.monotonic(), grace=0.0)
+    drive_to_the_end(child)
