@@ -232,7 +232,7 @@ def decide_failure(
         number = failures.get(index, 0) + 1 if policy.counts_own_failures else attempt
         try:
             verdict = policy.on_failure(step, error, number)
-        except Exception:
+        except (Exception, SystemExit):
             _log.exception("%r could not decide about a failure of step %r", policy, step.name)
             continue
         if decision is None and verdict is not None:

@@ -33,7 +33,6 @@ from fuseline.errors import (
 from fuseline.messages import (
     FailureAction,
     FailureDecision,
-    Payload,
     ReportAnswer,
     ReportStatus,
     StepAssignment,
@@ -62,7 +61,7 @@ from fuseline.scheduler.ready import ReadyRuns
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
-from fuseline.values import ErrorInfo, Value, encode_error
+from fuseline.values import ErrorInfo, encode_error
 
 __all__ = ["MAX_RESTARTS", "Scheduler"]
 
@@ -179,6 +178,7 @@ class Scheduler:
         for token in list(worker.held):
             _, run, step = self._release(token)
             self._restart(run, step, now)
+            self._finish_if_done(run, now, reported=False)
         del self._workers[event.worker_id]
 
     def _worker(self, worker_id: str) -> _Worker:
@@ -207,18 +207,16 @@ class Scheduler:
         run = Run(event.instance_id, next(self._numbers), flow.plan, bound, event.inputs, now)
         self.runs[event.instance_id] = run
         flow.unsettled += 1
-        for step in flow.plan.roots:
-            self._make_ready(run, step)
+        self._follow(run)
 
     def _run_cancelled(self, event: RunCancelled, now: float) -> None:
         run = self.run(event.instance_id)
         if run.state.is_settled or run.cancelled:
             return
-        run.cancelled = True
-        self._stop(run, "the run was cancelled", now)
+        run.cancel(now)
         for token in run.running.values():
             self._commands.append(Kill(self._live[token][0], token))
-        self._settle_if_done(run, now, reported=False)
+        self._finish_if_done(run, now, reported=False)
 
     def _run_forgotten(self, event: RunForgotten, now: float) -> None:
         run = self.run(event.instance_id)
@@ -226,43 +224,36 @@ class Scheduler:
             raise RunNotFinished(run.instance_id, run.plan.schema.name, run.state)
         del self.runs[event.instance_id]
 
-    def _stop(self, run: Run, cause: str, now: float) -> None:
-        """Start nothing new in a run: whatever does not run now is cancelled."""
-        run.ready.clear()
-        for step, state in enumerate(run.states):
-            if state in (State.PENDING, State.READY, State.RETRYING):
-                run.causes[step] = cause
-                self._settle_step(run, step, State.CANCELLED, now)
+    def _finish_if_done(self, run: Run, now: float, *, reported: bool) -> None:
+        """End a run whose steps are all settled, and follow its moves.
 
-    def _settle_if_done(self, run: Run, now: float, *, reported: bool) -> State | None:
-        """End a run whose steps are all settled; return its state if that was now."""
-        if run.open_steps or run.state.is_settled:
-            return None
-        if run.cancelled and not all(state in (State.SUCCEEDED, State.SKIPPED) for state in run.states):
-            state = State.CANCELLED
-        else:
-            state = State.FAILED if run.failed_steps else State.SUCCEEDED
-        run.move(state)
-        run.finished = now
-        outputs = set(run.plan.outputs)
-        run.results = {step: value for step, value in run.results.items() if step in outputs}
-        self._flows[run.plan.workflow_id].unsettled -= 1
-        tell = run.started_by if not reported and run.started_by in self._workers else None
-        self._commands.append(Finished(run.plan.workflow_id, run.instance_id, state, tell))
-        self._tell_move(run, None, state)
-        return state
+        Args:
+            reported: whether the answer to a report will tell of the end, so that nobody else need be told.
+        """
+        finished = run.finish_if_done(now)
+        self._follow(run)
+        if finished:
+            self._flows[run.plan.workflow_id].unsettled -= 1
+            tell = run.started_by if not reported and run.started_by in self._workers else None
+            self._commands.append(Finished(run.plan.workflow_id, run.instance_id, run.state, tell))
+
+    def _follow(self, run: Run) -> None:
+        """Do what the moves of a run since the last call ask for: queue it, wake workers, tell those who watch."""
+        workflow_id = run.plan.workflow_id
+        for _, state in run.journal:
+            if state is State.READY:
+                self._flows[workflow_id].ready.add(run)
+                self._commands.append(StepsReady(workflow_id))
+                break
+        if self.watched:
+            for step, state in run.journal:
+                name = None if step is None else run.plan.names[step]
+                attempt = None if step is None else run.attempts[step]
+                cause = "" if step is None else run.causes.get(step, "")
+                self._commands.append(Moved(run.instance_id, name, state, attempt, cause))
+        run.journal.clear()
 
     # -- handing out --------------------------------------------------------------------------------------------------
-
-    def _make_ready(self, run: Run, step: int) -> None:
-        run.move_step(step, State.READY)
-        run.ready.append(step)
-        if not run.queued:
-            self._flows[run.plan.workflow_id].ready.add(run)
-        ready = StepsReady(run.plan.workflow_id)
-        if not self._commands or self._commands[-1] != ready:
-            self._commands.append(ready)
-        self._tell_move(run, step, State.READY)
 
     def _steps_requested(self, event: StepsRequested, now: float) -> None:
         worker = self._worker(event.worker_id)
@@ -280,18 +271,11 @@ class Scheduler:
         return min(firsts, key=lambda run: run.number, default=None)
 
     def _assign(self, worker_id: str, worker: _Worker, run: Run, step: int, now: float) -> None:
-        run.move_step(step, State.RUNNING)
-        run.attempts[step] += 1
+        token = next(self._tokens)
+        run.start(step, token, now)
         starts_run = run.started_by is None
         if starts_run:
             run.started_by = worker_id
-        if run.state is State.PENDING:
-            run.move(State.RUNNING)
-            run.started = now
-            self._tell_move(run, None, State.RUNNING)
-        token = next(self._tokens)
-        run.running[step] = token
-        run.step_started[step] = now
         worker.held[token] = None
         self._live[token] = (worker_id, run, step)
         plan = run.plan
@@ -299,31 +283,14 @@ class Scheduler:
             workflow_id=plan.workflow_id,
             instance_id=run.instance_id,
             step_name=plan.names[step],
-            payload=self._payload(run, step),
+            payload=run.payload(step),
             token=token,
             attempt=run.attempts[step],
             timeout=plan.timeouts[step],
             starts_run=starts_run,
         )
         self._commands.append(Assign(worker_id, assignment))
-        self._tell_move(run, step, State.RUNNING)
-
-    def _payload(self, run: Run, step: int) -> Payload:
-        source = run.bound.arguments[step]
-        arguments: dict[str, Value | tuple[Value, ...]] = {
-            parameter: run.inputs[name] for parameter, name in source.from_inputs
-        }
-        for parameter, other in source.from_steps:
-            arguments[parameter] = run.results[other]
-        if source.variadic is not None:
-            parameter, others = source.variadic
-            arguments[parameter] = tuple(run.results[other] for other in others)
-        return Payload(
-            arguments=arguments,
-            attempt=run.attempts[step],
-            failures=dict(run.failures.get(step, ())),
-            instance_id=run.instance_id,
-        )
+        self._follow(run)
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
@@ -337,17 +304,11 @@ class Scheduler:
         assert token is not None
         _, run, step = self._release(token)
         delay = self._end_attempt(run, step, report, now)
-        run_state = self._settle_if_done(run, now, reported=True)
-        self._commands.append(
-            Answer(
-                ReportAnswer(
-                    status=ReportStatus.ACCEPTED,
-                    step_state=run.states[step],
-                    delay=delay,
-                    run_state=run_state,
-                )
-            )
-        )
+        state = run.states[step]
+        self._finish_if_done(run, now, reported=True)
+        run_state = run.state if run.state.is_settled else None
+        answer = ReportAnswer(status=ReportStatus.ACCEPTED, step_state=state, delay=delay, run_state=run_state)
+        self._commands.append(Answer(answer))
 
     def _token_of(self, report: StepReport) -> int | None:
         if report.token is not None:
@@ -371,41 +332,30 @@ class Scheduler:
     def _end_attempt(self, run: Run, step: int, report: StepReport, now: float) -> float:
         """Let follow what follows from a report; return the delay of a retry."""
         if report.state is State.SUCCEEDED:
-            self._succeed(run, step, report.result, now)
+            run.succeed(step, report.result, now)
         elif report.state is State.SKIPPED:
-            self._skip(run, step, report.error, now)
+            self._note_error(run, step, report)
+            run.skip(step, now)
         elif report.state is State.READY:
             run.attempts[step] -= 1  # it never started
-            self._hand_back(run, step, now)
-        elif report.state is State.CANCELLED and not run.is_stopping:
-            self._restart(run, step, now)  # its worker ended it for reasons of its own
+            run.give_back(step, now)
         elif report.state is State.CANCELLED:
-            run.causes[step] = "the run was cancelled" if run.cancelled else "the run has failed"
-            self._settle_step(run, step, State.CANCELLED, now)
+            if run.is_stopping:
+                run.cancel_step(step, now)
+            else:
+                self._restart(run, step, now)  # its worker ended it for reasons of its own
         else:
             return self._fail_attempt(run, step, report, now)
         return 0.0
 
-    def _succeed(self, run: Run, step: int, result: Value, now: float) -> None:
-        self._settle_step(run, step, State.SUCCEEDED, now)
-        run.errors.pop(step, None)
-        run.failures.pop(step, None)
-        if run.uses[step]:
-            run.results[step] = result
-        for after in run.plan.successors[step]:
-            run.missing[after] -= 1
-            if not run.missing[after] and run.states[after] is State.PENDING:
-                self._make_ready(run, after)
-
     def _fail_attempt(self, run: Run, step: int, report: StepReport, now: float) -> float:
-        error = report.error if isinstance(report.error, ErrorInfo) else None
-        if error is not None:
-            run.errors[step] = error
+        """Retry, skip or fail; return the delay of a retry."""
+        error = self._note_error(run, step, report)
         decision, place = report.decision, report.decided_by
         if decision is None:
             decision, place = self._decide(run, step, error)
         if decision.action is FailureAction.SKIP:
-            self._skip(run, step, error, now)
+            run.skip(step, now)
         elif decision.action is FailureAction.RETRY and not run.is_stopping:
             if place is not None:
                 decided = run.failures.setdefault(step, {})
@@ -413,11 +363,17 @@ class Scheduler:
             run.move_step(step, State.RETRYING)
             entry = (now + decision.delay, next(self._numbers), run, step, run.attempts[step])
             heapq.heappush(self._retries, entry)
-            self._tell_move(run, step, State.RETRYING)
             return decision.delay
         else:
-            self._fail(run, step, now)
+            run.fail(step, now)
         return 0.0
+
+    @staticmethod
+    def _note_error(run: Run, step: int, report: StepReport) -> ErrorInfo | None:
+        error = report.error if isinstance(report.error, ErrorInfo) else None
+        if error is not None:
+            run.errors[step] = error
+        return error
 
     def _decide(self, run: Run, step: int, error: ErrorInfo | None) -> tuple[FailureDecision, int | None]:
         """Decide about a failure that its worker has not decided on, by the retry policies in the schema."""
@@ -429,85 +385,32 @@ class Scheduler:
                 return decision, place
         return FailureDecision(FailureDecision.FAIL), None
 
-    def _fail(self, run: Run, step: int, now: float) -> None:
-        self._settle_step(run, step, State.FAILED, now)
-        first = not run.failed_steps
-        run.failed_steps.append(step)
-        if run.cancelled:
-            return
-        cause = f"step {run.plan.names[step]!r} failed"
-        if not run.plan.stops_on_failure:
-            self._give_up_dependents(run, step, State.CANCELLED, cause, now)
-        elif first:
-            self._stop(run, cause, now)
-
-    def _skip(self, run: Run, step: int, error: object, now: float) -> None:
-        if isinstance(error, ErrorInfo):
-            run.errors[step] = error
-        run.causes[step] = "a policy chose to skip it"
-        self._settle_step(run, step, State.SKIPPED, now)
-        self._give_up_dependents(run, step, State.SKIPPED, f"step {run.plan.names[step]!r} was skipped", now)
-
-    def _give_up_dependents(self, run: Run, step: int, state: State, cause: str, now: float) -> None:
-        stack = [step]
-        while stack:
-            for after in run.plan.successors[stack.pop()]:
-                if run.states[after] is State.PENDING:
-                    run.causes[after] = cause
-                    self._settle_step(run, after, state, now)
-                    stack.append(after)
-
-    def _settle_step(self, run: Run, step: int, state: State, now: float) -> None:
-        run.move_step(step, state)
-        run.step_finished[step] = now
-        for source in run.bound.sources[step]:
-            run.uses[source] -= 1
-            if not run.uses[source]:
-                run.results.pop(source, None)
-        self._tell_move(run, step, state)
-
     # -- starting again -----------------------------------------------------------------------------------------------
-
-    def _hand_back(self, run: Run, step: int, now: float) -> None:
-        if run.is_stopping:
-            run.causes[step] = "the run was cancelled" if run.cancelled else "the run has failed"
-            self._settle_step(run, step, State.CANCELLED, now)
-        else:
-            self._make_ready(run, step)
 
     def _restart(self, run: Run, step: int, now: float) -> None:
         """Put back a step whose worker ended while it ran: not the step's doing, so no retry is used up."""
         run.restarts[step] = run.restarts.get(step, 0) + 1
-        if run.restarts[step] > MAX_RESTARTS and not run.is_stopping:
-            lost = StepLost(
-                f"step {run.plan.names[step]!r} of run {run.instance_id} was restarted {MAX_RESTARTS} times, because "
-                "its engines ended while it ran. See whether it is what ends them.",
-                step_name=run.plan.names[step],
-                instance_id=run.instance_id,
-                attempt=run.attempts[step],
-            )
-            run.errors[step] = encode_error(lost)
-            self._fail(run, step, now)
-        else:
-            self._hand_back(run, step, now)
-        self._settle_if_done(run, now, reported=False)
+        if run.restarts[step] <= MAX_RESTARTS or run.is_stopping:
+            run.give_back(step, now)
+            return
+        lost = StepLost(
+            f"step {run.plan.names[step]!r} of run {run.instance_id} was restarted {MAX_RESTARTS} times, because "
+            "its engines ended while it ran. See whether it is what ends them.",
+            step_name=run.plan.names[step],
+            instance_id=run.instance_id,
+            attempt=run.attempts[step],
+        )
+        run.errors[step] = encode_error(lost)
+        run.fail(step, now)
 
     def _time_passed(self, event: TimePassed, now: float) -> None:
         while self._retries and self._retries[0][0] <= now:
             entry = heapq.heappop(self._retries)
             if self._is_waiting(entry):
-                self._make_ready(entry[2], entry[3])
+                entry[2].make_ready(entry[3])
+                self._follow(entry[2])
 
     @staticmethod
     def _is_waiting(entry: tuple[float, int, Run, int, int]) -> bool:
         _, _, run, step, attempt = entry
         return run.states[step] is State.RETRYING and run.attempts[step] == attempt
-
-    # -- telling ------------------------------------------------------------------------------------------------------
-
-    def _tell_move(self, run: Run, step: int | None, state: State) -> None:
-        if self.watched:
-            name = None if step is None else run.plan.names[step]
-            attempt = None if step is None else run.attempts[step]
-            cause = "" if step is None else run.causes.get(step, "")
-            self._commands.append(Moved(run.instance_id, name, state, attempt, cause))

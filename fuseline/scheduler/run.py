@@ -1,10 +1,15 @@
-"""The state of one run. Only the core changes it; brokers read it to answer questions."""
+"""One run: the states of its steps, and what the end of one means for the others.
+
+Everything that stays inside of a run happens here; who gets which step, tokens and time are the core's business. Each
+move is noted in ``journal``, which the core reads to queue what became ready and to tell those who watch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from fuseline.errors import IllegalMove
+from fuseline.messages import Payload
 from fuseline.scheduler.plan import BoundPlan, Plan
 from fuseline.states import NEXT_RUN_STATES, NEXT_STEP_STATES, State
 from fuseline.values import ErrorInfo, Value
@@ -27,6 +32,7 @@ class Run:
         "finished",
         "inputs",
         "instance_id",
+        "journal",
         "missing",
         "number",
         "open_steps",
@@ -46,13 +52,7 @@ class Run:
     )
 
     def __init__(
-        self,
-        instance_id: str,
-        number: int,
-        plan: Plan,
-        bound: BoundPlan,
-        inputs: Mapping[str, Value],
-        now: float,
+        self, instance_id: str, number: int, plan: Plan, bound: BoundPlan, inputs: Mapping[str, Value], now: float
     ) -> None:
         count = len(plan.names)
         self.instance_id = instance_id
@@ -66,8 +66,9 @@ class Run:
         self.attempts = [0] * count
         self.uses = list(bound.uses)  #: how often a result is still needed
         self.open_steps = count  #: not settled yet
-        self.ready: list[int] = []  #: a stack; what is not READY any more is skipped
+        self.ready: list[int] = []  #: a stack: what became ready last is taken first
         self.queued = False  #: whether the ready queue holds it
+        self.journal: list[tuple[int | None, State]] = []  #: moves that the core has not read yet; None is the run
         self.running: dict[int, int] = {}  #: {step: token}
         self.results: dict[int, Value] = {}
         self.errors: dict[int, ErrorInfo] = {}
@@ -82,11 +83,15 @@ class Run:
         self.finished: float | None = None
         self.step_started: dict[int, float] = {}
         self.step_finished: dict[int, float] = {}
+        for step in plan.roots:
+            self.make_ready(step)
 
     @property
     def is_stopping(self) -> bool:
         """Whether nothing new may start in it."""
         return self.cancelled or bool(self.failed_steps and self.plan.stops_on_failure)
+
+    # -- moves --------------------------------------------------------------------------------------------------------
 
     def move_step(self, step: int, target: State) -> None:
         """Take a step to another state; the one place that does.
@@ -100,6 +105,7 @@ class Run:
             whom = f"step {self.plan.names[step]!r} of run {self.instance_id}"
             raise IllegalMove(whom, origin, target, history)
         self.states[step] = target
+        self.journal.append((step, target))
         if target.is_settled:
             self.open_steps -= 1
 
@@ -112,3 +118,124 @@ class Run:
         if target not in NEXT_RUN_STATES[self.state]:
             raise IllegalMove(f"run {self.instance_id}", self.state, target, f"{self.open_steps} steps are open")
         self.state = target
+        self.journal.append((None, target))
+
+    def make_ready(self, step: int) -> None:
+        """Let a step start as soon as there is room."""
+        self.move_step(step, State.READY)
+        self.ready.append(step)
+
+    def start(self, step: int, token: int, now: float) -> None:
+        """Begin an attempt."""
+        self.move_step(step, State.RUNNING)
+        self.attempts[step] += 1
+        self.running[step] = token
+        self.step_started[step] = now
+        if self.state is State.PENDING:
+            self.move(State.RUNNING)
+            self.started = now
+
+    def payload(self, step: int) -> Payload:
+        """Return what an attempt of a step gets to work with."""
+        source = self.bound.arguments[step]
+        arguments: dict[str, Value | tuple[Value, ...]] = {
+            parameter: self.inputs[name] for parameter, name in source.from_inputs
+        }
+        for parameter, other in source.from_steps:
+            arguments[parameter] = self.results[other]
+        if source.variadic is not None:
+            parameter, others = source.variadic
+            arguments[parameter] = tuple(self.results[other] for other in others)
+        return Payload(
+            arguments=arguments,
+            attempt=self.attempts[step],
+            failures=dict(self.failures.get(step, ())),
+            instance_id=self.instance_id,
+        )
+
+    # -- ends of steps ------------------------------------------------------------------------------------------------
+
+    def succeed(self, step: int, result: Value, now: float) -> None:
+        """Settle a step as succeeded, and make ready what only waited for it."""
+        self._settle(step, State.SUCCEEDED, now)
+        self.errors.pop(step, None)
+        self.failures.pop(step, None)
+        if self.uses[step]:
+            self.results[step] = result
+        for after in self.plan.successors[step]:
+            self.missing[after] -= 1
+            if not self.missing[after] and self.states[after] is State.PENDING:
+                self.make_ready(after)
+
+    def fail(self, step: int, now: float) -> None:
+        """Settle a step as failed, and cancel what will not start because of that."""
+        self._settle(step, State.FAILED, now)
+        first = not self.failed_steps
+        self.failed_steps.append(step)
+        if self.cancelled:
+            return
+        cause = f"step {self.plan.names[step]!r} failed"
+        if not self.plan.stops_on_failure:
+            self._give_up_dependents(step, State.CANCELLED, cause, now)
+        elif first:
+            self._stop(cause, now)
+
+    def skip(self, step: int, now: float) -> None:
+        """Settle a step, and all that depend on it, as skipped."""
+        self.causes[step] = "a policy chose to skip it"
+        self._settle(step, State.SKIPPED, now)
+        self._give_up_dependents(step, State.SKIPPED, f"step {self.plan.names[step]!r} was skipped", now)
+
+    def give_back(self, step: int, now: float) -> None:
+        """Make a step that was handed out ready again, or cancel it if nothing new may start."""
+        if self.is_stopping:
+            self.cancel_step(step, now)
+        else:
+            self.make_ready(step)
+
+    def cancel_step(self, step: int, now: float) -> None:
+        """Settle a step of a run that is stopping as cancelled."""
+        self.causes[step] = "the run was cancelled" if self.cancelled else "the run has failed"
+        self._settle(step, State.CANCELLED, now)
+
+    def cancel(self, now: float) -> None:
+        """Start nothing new, and settle whatever does not run."""
+        self.cancelled = True
+        self._stop("the run was cancelled", now)
+
+    def finish_if_done(self, now: float) -> bool:
+        """End the run if all steps are settled; return whether that was now."""
+        if self.open_steps or self.state.is_settled:
+            return False
+        if self.cancelled and not all(state in (State.SUCCEEDED, State.SKIPPED) for state in self.states):
+            self.move(State.CANCELLED)
+        else:
+            self.move(State.FAILED if self.failed_steps else State.SUCCEEDED)
+        self.finished = now
+        outputs = set(self.plan.outputs)
+        self.results = {step: value for step, value in self.results.items() if step in outputs}
+        return True
+
+    def _stop(self, cause: str, now: float) -> None:
+        self.ready.clear()
+        for step, state in enumerate(self.states):
+            if state in (State.PENDING, State.READY, State.RETRYING):
+                self.causes[step] = cause
+                self._settle(step, State.CANCELLED, now)
+
+    def _give_up_dependents(self, step: int, state: State, cause: str, now: float) -> None:
+        stack = [step]
+        while stack:
+            for after in self.plan.successors[stack.pop()]:
+                if self.states[after] is State.PENDING:
+                    self.causes[after] = cause
+                    self._settle(after, state, now)
+                    stack.append(after)
+
+    def _settle(self, step: int, state: State, now: float) -> None:
+        self.move_step(step, state)
+        self.step_finished[step] = now
+        for source in self.bound.sources[step]:
+            self.uses[source] -= 1
+            if not self.uses[source]:
+                self.results.pop(source, None)
