@@ -19,7 +19,7 @@ from typing import Any
 
 from fuseline.context import RunContext, StopNow, entered
 from fuseline.errors import StepCrashed, StepTimedOut
-from fuseline.messages import AttemptReport, FailureDecision, Outcome, Payload
+from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload
 from fuseline.policies.base import StepPolicy, overrides
 from fuseline.step import Step, signature_of
 from fuseline.values import Value, decode, encode_checked, encode_error
@@ -154,6 +154,14 @@ def _call(step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any])
     return call()
 
 
+def _check_verdict(verdict: object) -> FailureDecision | None:
+    if isinstance(verdict, FailureAction):
+        return FailureDecision(verdict)
+    if verdict is None or isinstance(verdict, FailureDecision):
+        return verdict
+    raise TypeError(f"on_failure returned {verdict!r}; it should return a FailureDecision or None")
+
+
 def _arguments(step: Step, shared: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Return positional and keyword arguments for ``run_step``; what it does not take is left out."""
     args: list[Any] = []
@@ -231,7 +239,7 @@ def decide_failure(
     for index, policy in enumerate(policies):
         number = failures.get(index, 0) + 1 if policy.counts_own_failures else attempt
         try:
-            verdict = policy.on_failure(step, error, number)
+            verdict = _check_verdict(policy.on_failure(step, error, number))
         except (Exception, SystemExit):
             _log.exception("%r could not decide about a failure of step %r", policy, step.name)
             continue

@@ -61,10 +61,7 @@ def bind_step(step: StepSchema, input_names: frozenset[str]) -> tuple[Binding, .
             taken.add(name)
     remaining = iter([name for name in step.predecessors if name not in taken])
     for parameter in step.parameters:
-        if parameter.name in bound or not (parameter.required or parameter.variadic):
-            continue
-        if parameter.variadic:
-            bound[parameter.name] = Binding(parameter.name, from_steps=tuple(remaining))
+        if parameter.name in bound or not parameter.required:
             continue
         source = next(remaining, None)
         if source is None:
@@ -75,4 +72,7 @@ def bind_step(step: StepSchema, input_names: frozenset[str]) -> tuple[Binding, .
                 "or give it a default.",
             )
         bound[parameter.name] = Binding(parameter.name, from_step=source)
+    for parameter in step.parameters:
+        if parameter.variadic:
+            bound[parameter.name] = Binding(parameter.name, from_steps=tuple(remaining))
     return tuple(bound[parameter.name] for parameter in step.parameters if parameter.name in bound)

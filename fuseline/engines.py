@@ -53,6 +53,8 @@ __all__ = ["ProcessEngine", "run_once"]
 _log = logging.getLogger("fuseline")
 
 DEFAULT_EXECUTOR = "loky"
+#: Seconds; a selector refuses to wait for ages.
+_LONGEST_WAIT = 3600.0
 
 
 class _Served:
@@ -261,7 +263,7 @@ class ProcessEngine:
         now = time.monotonic()
         waits = [when - now for lane in self._lanes if (when := lane.executor.deadline()) is not None]
         waits += [due for lane in self._lanes if (due := self._broker.next_due(lane.worker_id)) is not None]
-        return max(0.0, min(waits)) if waits else None
+        return min(max(0.0, min(waits)), _LONGEST_WAIT) if waits else None
 
     # -- one assignment -----------------------------------------------------------------------------------------------
 

@@ -13,10 +13,12 @@ itself, which its broker encodes on arrival.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from fuseline.errors import PolicyError
 from fuseline.states import State
 from fuseline.values import ErrorInfo, Value
 
@@ -55,6 +57,18 @@ class FailureDecision:
 
     action: FailureAction
     delay: float = 0.0  #: seconds until the next attempt may start; only for RETRY
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            PolicyError: the action is none, or the delay is negative or not finite.
+        """
+        if not isinstance(self.action, FailureAction) or not 0.0 <= self.delay < math.inf:
+            raise PolicyError(
+                f"FailureDecision({self.action!r}, delay={self.delay!r}): give RETRY, FAIL or SKIP, and for RETRY a "
+                "finite number of seconds of 0 or more."
+            )
 
     RETRY: ClassVar[FailureAction] = FailureAction.RETRY
     FAIL: ClassVar[FailureAction] = FailureAction.FAIL

@@ -6,11 +6,12 @@ edges and policies, so that two programs which build the same workflow meet on i
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from fuseline.errors import WorkflowError
@@ -62,6 +63,13 @@ class WorkflowSchema:
         """A digest of steps, edges and policies, in hexadecimal; equal schemas have equal fingerprints."""
         return fingerprint(self.steps, self.outputs, self.on_failure, self.policies)
 
+    def names(self) -> Iterator[str]:
+        """Return all names in it: of itself, its outputs, its steps, their predecessors and parameters."""
+        yield from (self.workflow_id, self.name, self.version, self.on_failure, *self.outputs)
+        for step in self.steps:
+            yield from (step.name, step.kind, *step.predecessors)
+            yield from (parameter.name for parameter in step.parameters)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
         return {
@@ -70,7 +78,7 @@ class WorkflowSchema:
             "version": self.version,
             "on_failure": self.on_failure,
             "outputs": list(self.outputs),
-            "policies": [dict(config) for config in self.policies],
+            "policies": copy.deepcopy(list(self.policies)),
             "steps": [_plain(step) for step in self.steps],
             "fingerprint": self.fingerprint,
         }
@@ -92,12 +100,15 @@ class WorkflowSchema:
                 policies=tuple(data["policies"]),
                 steps=tuple(_step(step) for step in data["steps"]),
             )
+            if not all(isinstance(name, str) for name in schema.names()):
+                raise TypeError("a name is no string")  # noqa: TRY301 - one way out for all that is malformed
             expected = data["fingerprint"]
-        except (KeyError, TypeError) as error:
+            actual = schema.fingerprint
+        except (KeyError, TypeError, ValueError) as error:
             raise WorkflowError(
                 f"this is not the schema of a workflow: {error!r}. Make one with Workflow.to_schema()."
             ) from error
-        if schema.fingerprint != expected:
+        if actual != expected:
             raise WorkflowError(
                 f"the schema of workflow {schema.name!r} does not fit its fingerprint. It was changed by hand or cut."
             )
@@ -116,7 +127,7 @@ class WorkflowSchema:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WorkflowError(f"this is not the schema of a workflow: {error}. Make one with to_json().") from error
         if not isinstance(data, dict):
             raise WorkflowError("this is not the schema of a workflow, but other JSON. Make one with to_json().")
@@ -141,13 +152,17 @@ def _plain(step: StepSchema) -> dict[str, Any]:
         "kind": step.kind,
         "predecessors": list(step.predecessors),
         "parameters": [_plain_parameter(parameter) for parameter in step.parameters],
-        "policies": [dict(config) for config in step.policies],
+        "policies": copy.deepcopy(list(step.policies)) if step.policies else [],
     }
 
 
-@functools.lru_cache(maxsize=1024)
 def _plain_parameter(parameter: ParameterSchema) -> dict[str, Any]:
-    return asdict(parameter)
+    return {
+        "name": parameter.name,
+        "required": parameter.required,
+        "depends_on": parameter.depends_on,
+        "variadic": parameter.variadic,
+    }
 
 
 def _step(data: Mapping[str, Any]) -> StepSchema:

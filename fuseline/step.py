@@ -48,8 +48,9 @@ class Step:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__, so that a subclass whose __init__ does not call this one's is a whole step too.
-        if cls.__hash__ is None:  # @dataclass took it away; a step is itself, whatever it is equal to
-            cls.__hash__ = object.__hash__
+        if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
+            # A step is itself: two of the same @dataclass with equal fields are two steps.
+            cls.__eq__, cls.__hash__ = object.__eq__, object.__hash__  # type: ignore[method-assign]
         step = super().__new__(cls)
         step.name = cls.__name__
         step.state = State.PENDING
@@ -109,8 +110,10 @@ class Step:
             return successor
         return self.next(successor) if isinstance(successor, Step) else NotImplemented
 
-    def __rrshift__(self, predecessors: Any) -> Step:
+    def __rrshift__(self, predecessors: Any) -> Any:
         """``[a, b] >> c`` draws an edge from each of the list and gives ``c``."""
+        if not isinstance(predecessors, list | tuple) or not all(isinstance(step, Step) for step in predecessors):
+            return NotImplemented
         for step in predecessors:
             step.next(self)
         return self
@@ -135,10 +138,12 @@ class Step:
         self._policies.append(policy)
         policy.attach_to_step(self)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Any:
         # A child runs one step at a time and knows nothing of edges. Without them, a long chain pickles flat.
         own = ("state", "error", "_policies", "_predecessors", "_successors")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
+        fields = {name: value for name, value in self.__dict__.items() if name not in own}
+        everything: Any = super().__getstate__()
+        return (fields, everything[1]) if isinstance(everything, tuple) else fields  # with __slots__, or without
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

@@ -99,7 +99,9 @@ def encode_checked(obj: Any, what: str) -> Value:
     if needs_check:
         try:
             pickle.loads(data)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a class that exits when it is loaded, say
             raise NotPicklableError(
                 what,
                 f"its pickle cannot be loaded again ({_describe(error)})",
@@ -120,13 +122,17 @@ def _dump(obj: Any, what: str) -> tuple[bytes, bool]:
         pickler.dump(obj)
         if not pickler.needs_cloudpickle:
             return buffer.getvalue(), pickler.needs_check
-    except Exception:  # cloudpickle can do more, and its error is the one to show
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # cloudpickle can do more, and its error is the one to show
         pass
     import cloudpickle  # imported late: most values never need it
 
     try:
         return cloudpickle.dumps(obj, _PROTOCOL), True
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a __reduce__ that exits, say
         advice = "Send plain data, or store the object and send its path."
         raise NotPicklableError(what, explain_unpicklable(obj, error), advice) from error
 
@@ -142,7 +148,9 @@ def explain_unpicklable(obj: Any, error: BaseException) -> str:
         for name, part in _parts(obj):
             try:
                 cloudpickle.dumps(part, _PROTOCOL)
-            except Exception as deeper:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as deeper:
                 path.append(name)
                 obj, error = part, deeper
                 break
@@ -164,7 +172,10 @@ def _parts(obj: Any) -> list[tuple[str, Any]]:
         return [(f"method {name!r}", part) for name, part in vars(obj).items() if hasattr(part, "__code__")]
     if hasattr(obj, "__code__") and hasattr(obj, "__globals__"):
         for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=False):
-            parts.append((f"closure variable {name!r}", cell.cell_contents))
+            try:
+                parts.append((f"closure variable {name!r}", cell.cell_contents))
+            except ValueError:  # not assigned yet
+                continue
         module = obj.__globals__
         parts += [(f"global {name!r}", module[name]) for name in obj.__code__.co_names if name in module]
         return parts
@@ -172,8 +183,8 @@ def _parts(obj: Any) -> list[tuple[str, Any]]:
         state = obj.__getstate__()
     except Exception:
         state = None
-    if isinstance(state, tuple):  # (state of __dict__, state of __slots__)
-        state = {**(state[0] or {}), **(state[1] or {})}
+    if isinstance(state, tuple) and len(state) == 2 and all(isinstance(s, dict | None) for s in state):
+        state = {**(state[0] or {}), **(state[1] or {})}  # of __dict__ and of __slots__
     if isinstance(state, dict):
         parts = [(f"attribute {name!r}", part) for name, part in state.items()]
         parts.append((f"class {type(obj).__qualname__!r}", type(obj)))
@@ -193,7 +204,9 @@ def encode_error(error: BaseException) -> ErrorInfo:
     trace = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
     try:
         value = encode_checked(error, "the exception")
-    except Exception as problem:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
         reason = problem.reason if isinstance(problem, NotPicklableError) else _describe(problem)
         return ErrorInfo(type_names=names, message=message, traceback=trace, reason=reason)
     return ErrorInfo(type_names=names, message=message, traceback=trace, value=value)
@@ -211,7 +224,9 @@ def decode_error(
     if info.value is not None:
         try:
             loaded = decode(info.value)
-        except Exception as problem:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
             reason = f"it cannot be loaded here: {_describe(problem)}"
         else:
             if isinstance(loaded, BaseException):
@@ -228,7 +243,8 @@ def decode_error(
             attempt=attempt,
         )
     if info.traceback:
-        error.__cause__ = RemoteTraceback(info.traceback)
+        # Not by plain assignment: the class may be frozen.
+        BaseException.__setattr__(error, "__cause__", RemoteTraceback(info.traceback))
     return error
 
 
@@ -252,5 +268,7 @@ def _describe(error: BaseException) -> str:
 def _safely(call: Callable[[], str]) -> str:
     try:
         return call()
-    except Exception as problem:  # a __str__ that raises must not hide the error it belongs to
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # a __str__ that raises must not hide the error it belongs to
         return f"<its __str__ raised {type(problem).__name__}>"

@@ -113,7 +113,7 @@ class Workflow:
         for step in order:
             name = step.name if step._name_given else type(step).__name__
             while not step._name_given:
-                kind = type(step).__name__
+                kind = check_name("step", type(step).__name__)
                 count[kind] = count.get(kind, 0) + 1
                 name = kind if count[kind] == 1 else f"{kind}-{count[kind]}"
                 if name not in given:
@@ -161,6 +161,8 @@ class Workflow:
 
     def hosted(self) -> Hosted:
         """Return what a process needs to run the steps: ``{name: (step, its policies)}``."""
+        for name, step in self.steps.items():
+            step.name = name  # it may have another one in another workflow
         return {name: (step, self.policies_of(step)) for name, step in self.steps.items()}
 
     def check_policies(self, executor: type[Executor]) -> None:
@@ -320,11 +322,13 @@ class Workflow:
             raise WorkflowError(f"{step!r} is no step of workflow {self.name!r}. Take it from workflow.steps.")
         policies = self.policies_of(step)
         payload = getattr(shared, "payload", None)
-        step.state, step.error = State.RUNNING, None
+        step.name, step.state, step.error = self._names[step], State.RUNNING, None
         result: Any = None
         try:
             result, value = self._host.run(step, policies, shared, workflow_id=self._workflow_id)
-        except (Exception, SystemExit) as raised:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
             step.error = contain(raised, step.name, payload)
             decision, place = decide_failure(step, policies, step.error, payload, workflow_id=self._workflow_id)
             step.state = State.SKIPPED if decision.action is FailureAction.SKIP else State.FAILED

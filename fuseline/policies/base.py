@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -140,6 +141,16 @@ def overrides(policy: Policy, hook: str) -> bool:
     return own is not None and own is not getattr(base, hook, None)
 
 
+def is_finite(value: object) -> bool:
+    """Return whether ``value`` is a finite number that a float can hold; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def check_hooks(policy: Policy) -> None:
     """Check that each overridden hook takes the arguments it will be called with.
 
@@ -178,10 +189,12 @@ def policy_config(policy: Policy) -> dict[str, Any]:
     """
     config: dict[str, Any] = {"type": f"{type(policy).__module__}:{type(policy).__qualname__}"}
     for cls in type(policy).__mro__:
-        if cls.__module__.startswith("fuseline.policies.") and cls.__name__ in _BUILT_IN:
-            config["kind"] = cls.__name__
+        if issubclass(cls, Policy) and f"{cls.__module__}:{cls.__qualname__}" == _BUILT_IN.get(cls.__name__):
             if cls is type(policy):
                 config["type"] = cls.__name__
+            else:  # somebody's subclass: say in the base's own words too what it is
+                config["base"] = {"type": cls.__name__, "config": cls.to_config(policy)}
+            break
     config["config"] = policy.to_config()
     try:
         plain: dict[str, Any] = json.loads(json.dumps(config, allow_nan=False))
@@ -191,6 +204,15 @@ def policy_config(policy: Policy) -> dict[str, Any]:
             "Return strings, numbers, lists and dicts."
         ) from error
     return plain
+
+
+def built_in_config(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """Return the configuration of the built-in policy ``name`` that ``config`` describes, itself or as a subclass."""
+    for each in (config, config.get("base", {})):
+        if each.get("type") == name:
+            found: Mapping[str, Any] = each["config"]
+            return found
+    return None
 
 
 def policy_from_config(config: Mapping[str, Any]) -> Policy:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -40,6 +39,8 @@ def call_with_limit(call: Callable[[], T], seconds: float) -> T:
     Raises:
         Interrupted: the time was up before the call had ended.
     """
+    if seconds > threading.TIMEOUT_MAX:
+        return call()  # no timer reaches that far
     in_main_thread = threading.current_thread() is threading.main_thread()
     alarm: _Watch = _SignalWatch(seconds) if in_main_thread else _ThreadWatch(seconds)
     cause: BaseException | None = None
@@ -111,8 +112,8 @@ class _SignalWatch(_Watch):
 
     def stop(self) -> None:
         super().stop()
-        while self._due:  # the signal is under way to this very thread; its handler must run before it is replaced
-            time.sleep(0)
+        while self._due:  # the handler must run before it is replaced, or the alarm would go to somebody else
+            signal.raise_signal(signal.SIGALRM)
         previous = signal.SIG_DFL if self._previous is None else self._previous
         signal.signal(signal.SIGALRM, previous)
 
@@ -121,15 +122,17 @@ class _SignalWatch(_Watch):
         signal.pthread_kill(self._thread_id, signal.SIGALRM)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        if not self._due:
-            if callable(self._previous):
+        mine, self._due = self._due, False
+        outer = getattr(self._previous, "__self__", None)
+        try:
+            # Signals do not queue: one may stand for our alarm and for that of a call around this one.
+            if callable(self._previous) and (not mine or (isinstance(outer, _SignalWatch) and outer._due)):
                 self._previous(number, frame)
-            return
-        self._due = False
-        if self._armed:
-            self._armed = False
-            self.has_fired = True
-            raise self.kind
+        finally:
+            if mine and self._armed:
+                self._armed = False
+                self.has_fired = True
+                raise self.kind
 
 
 class _ThreadWatch(_Watch):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fuseline.errors import PolicyError
 from fuseline.messages import FailureDecision
-from fuseline.policies.base import StepPolicy
+from fuseline.policies.base import StepPolicy, is_finite
 from fuseline.values import type_names
 
 if TYPE_CHECKING:
@@ -132,8 +132,7 @@ class RetryPolicy(StepPolicy):
 
 
 def _number(name: str, value: float, low: float, high: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
+    if not is_finite(value) or not low <= value <= high:
         limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of {low:g} or more"
         raise PolicyError(f"RetryPolicy({name}={value!r}): give a finite number {limits}.")
     return float(value)

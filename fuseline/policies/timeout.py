@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from fuseline.context import current_run
 from fuseline.errors import PolicyError, StepTimedOut
-from fuseline.policies.base import StepPolicy
+from fuseline.policies.base import StepPolicy, is_finite
 from fuseline.policies.interrupt import Interrupted, call_with_limit
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ class StepTimeoutPolicy(StepPolicy):
     """
 
     def __init__(self, seconds: float, *, kill: bool = False) -> None:
-        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not is_number or not math.isfinite(seconds) or seconds <= 0:
+        if not is_finite(seconds) or seconds <= 0:
             raise PolicyError(f"StepTimeoutPolicy({seconds!r}): give a finite number of seconds, more than 0.")
         self.seconds = float(seconds)
         self.kill = bool(kill)

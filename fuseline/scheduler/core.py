@@ -106,7 +106,7 @@ class Scheduler:
         self._flows: dict[str, _Flow] = {}
         self._workers: dict[str, _Worker] = {}
         self._live: dict[int, tuple[str, Run, int]] = {}  #: {token: (worker, run, step)}
-        self._tokens = itertools.count(1)
+        self._last_token = 0
         self._numbers = itertools.count(1)
         self._retries: list[tuple[float, int, Run, int, int]] = []  #: (due, tie-breaker, run, step, attempt)
         self._commands: list[Command] = []
@@ -207,6 +207,8 @@ class Scheduler:
         run = Run(event.instance_id, next(self._numbers), flow.plan, bound, event.inputs, now)
         self.runs[event.instance_id] = run
         flow.unsettled += 1
+        for step in flow.plan.roots:
+            run.make_ready(step)
         self._follow(run)
 
     def _run_cancelled(self, event: RunCancelled, now: float) -> None:
@@ -271,7 +273,7 @@ class Scheduler:
         return min(firsts, key=lambda run: run.number, default=None)
 
     def _assign(self, worker_id: str, worker: _Worker, run: Run, step: int, now: float) -> None:
-        token = next(self._tokens)
+        self._last_token = token = self._last_token + 1
         run.start(step, token, now)
         starts_run = run.started_by is None
         if starts_run:
@@ -298,7 +300,7 @@ class Scheduler:
         report = event.report
         token = self._token_of(report)
         live = self._live.get(token) if token is not None else None
-        if live is None or live[0] != event.worker_id or live[1].instance_id != report.instance_id:
+        if live is None or live[0] != event.worker_id or not self._is_about(report, live[1], live[2]):
             self._commands.append(Answer(self._answer_to_strange(report)))
             return
         assert token is not None
@@ -317,10 +319,17 @@ class Scheduler:
         step = run.plan.index.get(report.step_name) if run is not None else None
         return run.running.get(step) if run is not None and step is not None else None
 
+    @staticmethod
+    def _is_about(report: StepReport, run: Run, step: int) -> bool:
+        return run.instance_id == report.instance_id and run.plan.names[step] == report.step_name
+
     def _answer_to_strange(self, report: StepReport) -> ReportAnswer:
         run = self.runs.get(report.instance_id)
         step = run.plan.index.get(report.step_name) if run is not None else None
-        return _STALE if run is not None and step is not None and run.attempts[step] else _UNKNOWN
+        if run is None or step is None:
+            return _UNKNOWN
+        was_handed_out = report.token is not None and 0 < report.token <= self._last_token
+        return _STALE if run.attempts[step] or was_handed_out else _UNKNOWN
 
     def _release(self, token: int) -> tuple[str, Run, int]:
         """End the life of a token."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fuseline.binding import bind_workflow
 from fuseline.errors import CycleError, DuplicateStepError, WorkflowError
 from fuseline.graph import order_before
-from fuseline.policies.base import policy_from_config
+from fuseline.policies.base import built_in_config
 from fuseline.policies.retry import RetryPolicy
-from fuseline.schema import PolicyConfig, WorkflowSchema
+from fuseline.schema import ON_FAILURE, PolicyConfig, WorkflowSchema
 
 __all__ = ["Arguments", "BoundPlan", "Plan"]
 
@@ -79,6 +79,15 @@ class Plan:
         if unknown or not schema.outputs:
             what = f"step {min(unknown)!r}, which it does not have" if unknown else "no outputs"
             raise WorkflowError(f"the schema of workflow {schema.name!r} names {what}.")
+        for step in schema.steps:
+            for parameter in step.parameters:
+                if parameter.depends_on is not None and parameter.depends_on not in step.predecessors:
+                    raise WorkflowError(
+                        f"the schema of workflow {schema.name!r} lets parameter {parameter.name!r} of step "
+                        f"{step.name!r} depend on {parameter.depends_on!r}, which is no predecessor of it."
+                    )
+        if schema.on_failure not in ON_FAILURE:
+            raise WorkflowError(f"the schema of workflow {schema.name!r} has on_failure={schema.on_failure!r}.")
         before = {step.name: step.predecessors for step in schema.steps}
         _, cycle = order_before(self.names, before.__getitem__)
         if cycle is not None:
@@ -119,16 +128,15 @@ class Plan:
 
 
 def _timeout(policies: tuple[PolicyConfig, ...]) -> float | None:
-    limits = [float(p["config"]["seconds"]) for p in policies if p.get("kind") == "StepTimeoutPolicy"]
-    return min(limits, default=None)
+    found = (built_in_config(policy, "StepTimeoutPolicy") for policy in policies)
+    return min((float(config["seconds"]) for config in found if config is not None), default=None)
 
 
 def _retries(policies: tuple[PolicyConfig, ...]) -> tuple[tuple[int, RetryPolicy], ...]:
     # A subclass is somebody's own code, and not to be imported here: the core goes by what it is a kind of.
     found = []
-    for place, config in enumerate(policies):
-        if config.get("kind") == "RetryPolicy":
-            policy = policy_from_config({**config, "type": "RetryPolicy"})
-            assert isinstance(policy, RetryPolicy)
-            found.append((place, policy))
+    for place, policy in enumerate(policies):
+        config = built_in_config(policy, "RetryPolicy")
+        if config is not None:
+            found.append((place, RetryPolicy.from_config(config)))
     return tuple(found)

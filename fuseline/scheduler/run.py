@@ -83,8 +83,6 @@ class Run:
         self.finished: float | None = None
         self.step_started: dict[int, float] = {}
         self.step_finished: dict[int, float] = {}
-        for step in plan.roots:
-            self.make_ready(step)
 
     @property
     def is_stopping(self) -> bool:
@@ -127,13 +125,13 @@ class Run:
 
     def start(self, step: int, token: int, now: float) -> None:
         """Begin an attempt."""
+        if self.state is State.PENDING:
+            self.move(State.RUNNING)
+            self.started = now
         self.move_step(step, State.RUNNING)
         self.attempts[step] += 1
         self.running[step] = token
         self.step_started[step] = now
-        if self.state is State.PENDING:
-            self.move(State.RUNNING)
-            self.started = now
 
     def payload(self, step: int) -> Payload:
         """Return what an attempt of a step gets to work with."""

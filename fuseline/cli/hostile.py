@@ -1,0 +1,113 @@
+"""Three steps that no pool likes: one hangs, one crashes, one fails at first. And what became of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+from dataclasses import dataclass
+
+from fuseline.broker.base import Broker
+from fuseline.context import current_run
+from fuseline.errors import StepCrashed, StepTimedOut
+from fuseline.policies import RetryPolicy, StepTimeoutPolicy, WorkflowPolicy
+from fuseline.states import State
+from fuseline.step import Step
+from fuseline.workflow import Workflow
+
+__all__ = ["BadRun", "bad_runs", "show_bad_runs"]
+
+
+class Hang(Step):
+    def run_step(self) -> int:
+        return pow(7, 10**9)  # one call into C, which looks at no signal and at no exception until it is done
+
+
+class Crash(Step):
+    def run_step(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Flaky(Step):
+    def run_step(self) -> str:
+        context = current_run()
+        attempt = 0 if context is None else context.attempt or 0
+        if attempt < 3:
+            raise ConnectionError(f"no answer, try {attempt}")
+        return f"an answer, try {attempt}"
+
+
+class FailureLog(WorkflowPolicy):
+    """Keeps what each failed attempt raised, in the program that calls ``work()``."""
+
+    def __init__(self) -> None:
+        self.failures: list[BaseException] = []
+
+    def on_step_failure(self, step: Step, exc: BaseException) -> None:
+        self.failures.append(exc)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRun:
+    """A workflow of one bad step, and how it has to end."""
+
+    workflow: Workflow
+    deed: str  #: what the step does
+    expected: State
+    errors: tuple[type[BaseException], ...]  #: what its attempts have to fail with, in their order
+    log: FailureLog
+
+
+def bad_runs() -> list[BadRun]:
+    """Return the three of them."""
+    return [
+        _bad_run(
+            Hang(policies=[StepTimeoutPolicy(2.0)]),
+            "hangs in one call into C: pow(7, 10**9), with StepTimeoutPolicy(2.0)",
+            State.FAILED,
+            StepTimedOut,
+        ),
+        _bad_run(
+            Crash(),
+            "dies by a signal: os.kill(os.getpid(), signal.SIGSEGV)",
+            State.FAILED,
+            StepCrashed,
+        ),
+        _bad_run(
+            Flaky(policies=[RetryPolicy(max_retries=3, wait=0.2, backoff=2)]),
+            "fails twice before it succeeds, with RetryPolicy(max_retries=3, ...)",
+            State.SUCCEEDED,
+            ConnectionError,
+            ConnectionError,
+        ),
+    ]
+
+
+def _bad_run(step: Step, deed: str, expected: State, *errors: type[BaseException]) -> BadRun:
+    log = FailureLog()
+    workflow = Workflow(outputs=[step], policies=[log], name=type(step).__name__.lower())
+    return BadRun(workflow=workflow, deed=deed, expected=expected, errors=errors, log=log)
+
+
+def show_bad_runs(broker: Broker, runs: dict[str, BadRun]) -> bool:
+    """Print what became of the bad runs.
+
+    Args:
+        runs: ``{instance_id: run}``.
+
+    Returns:
+        Whether each has ended as it has to.
+    """
+    all_contained = True
+    for instance_id, bad in runs.items():
+        [step] = broker.get_run(instance_id).steps.values()
+        ended_well = step.state is bad.expected and [*map(type, bad.log.failures)] == [*bad.errors]
+        all_contained &= ended_well
+        attempts = "1 attempt" if step.attempts == 1 else f"{step.attempts} attempts"
+        print(f"\n  {step.name:<6} {bad.deed}")
+        print(f"         {step.state} after {attempts}" + ("" if ended_well else f", not {bad.expected} as it should"))
+        for error in bad.log.failures:
+            print(textwrap.fill(f"{type(error).__name__}: {error}", 79, initial_indent=" " * 9, subsequent_indent=" " * 11))
+        if step.state is State.SUCCEEDED:
+            print(f"         returned {broker.result(instance_id)!r}")
+    return all_contained
