@@ -102,6 +102,8 @@ class WorkflowSchema:
             )
             if not all(isinstance(name, str) for name in schema.names()):
                 raise TypeError("a name is no string")  # noqa: TRY301 - one way out for all that is malformed
+            for config in (*schema.policies, *(config for step in schema.steps for config in step.policies)):
+                config["type"], config["config"]
             expected = data["fingerprint"]
             actual = schema.fingerprint
         except (KeyError, TypeError, ValueError) as error:

@@ -175,11 +175,11 @@ class Scheduler:
         worker = self._worker(event.worker_id)
         for flow in worker.flows:
             flow.workers -= 1
-        for token in list(worker.held):
-            _, run, step = self._release(token)
+        ended = [self._release(token) for token in list(worker.held)]
+        del self._workers[event.worker_id]  # first, so that it is told nothing of what follows
+        for _, run, step in ended:
             self._restart(run, step, now)
             self._finish_if_done(run, now, reported=False)
-        del self._workers[event.worker_id]
 
     def _worker(self, worker_id: str) -> _Worker:
         try:
