@@ -7,8 +7,7 @@
        └──── report_step ────┘ └────── poll ──────┘
 
 One thread, the one that calls ``work()``, does all of it and waits in one place, a selector, for whatever comes first:
-a report, news from the broker, a deadline, a signal. Workflows with the same executor share a lane; each lane is a
-worker of its own to the broker, so that one whose slots are busy does not keep the others waiting.
+a report, news from the broker, a deadline, a signal.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from typing import Any, Self
 
 from fuseline.attempt import decide_failure
 from fuseline.broker.base import Broker
-from fuseline.context import RunContext, StopNow, entered
+from fuseline.broker.memory import MemoryBroker
+from fuseline.context import RunContext, StopNow
 from fuseline.errors import WorkflowError
-from fuseline.executors import make_executor
 from fuseline.executors.base import Executor, check_processes
-from fuseline.executors.pickling import pickle_hosted
+from fuseline.lane import Lane, Served, make_lanes
 from fuseline.messages import (
     AttemptReport,
     FinishNotice,
@@ -39,7 +38,7 @@ from fuseline.messages import (
     StepAssignment,
     StepReport,
 )
-from fuseline.policies.base import WorkflowPolicy, overrides
+from fuseline.policies.base import WorkflowPolicy
 from fuseline.progress import Progress
 from fuseline.signals import StopSignals
 from fuseline.states import State
@@ -55,53 +54,6 @@ _log = logging.getLogger("fuseline")
 DEFAULT_EXECUTOR = "loky"
 #: Seconds; a selector refuses to wait for ages.
 _LONGEST_WAIT = 3600.0
-
-
-class _Served:
-    """A workflow as the engine serves it."""
-
-    def __init__(self, workflow: Workflow) -> None:
-        self.workflow = workflow
-        self.schema = workflow.to_schema()
-        self.hosted = workflow.hosted()
-        self.observers = list(workflow.observers)
-
-    def observe(self, hook: str, context: RunContext, *args: Any) -> None:
-        """Call a hook of every observer; an error is logged and goes no further."""
-        for observer in self.observers:
-            if overrides(observer, hook):
-                before = entered.set(context)
-                try:
-                    getattr(observer, hook)(*args)
-                except Exception:
-                    _log.exception("%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id)
-                finally:
-                    entered.reset(before)
-
-    def is_observed(self, hook: str) -> bool:
-        return any(overrides(observer, hook) for observer in self.observers)
-
-
-class _Lane:
-    """An executor and the workflows it serves; a worker in the eyes of the broker."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.workflows: dict[str, _Served] = {}
-        self.running: dict[int, StepAssignment] = {}
-        self.worker_id = ""
-        self.is_started = False
-
-    def start(self) -> None:
-        if not self.is_started:
-            self.executor.start({name: served.hosted for name, served in self.workflows.items()})
-            self.is_started = True
-
-    def close(self) -> None:
-        if self.is_started:
-            self.is_started = False
-            self.executor.close()
-        self.running.clear()
 
 
 class ProcessEngine:
@@ -142,7 +94,11 @@ class ProcessEngine:
         self._stays_warm = False
         if processes is not None:
             check_processes(processes)
-        self._lanes = _make_lanes(workflows, processes, lambda w: w.executor or executor or DEFAULT_EXECUTOR)
+        self._executor = executor
+        self._lanes = make_lanes(workflows, processes, self._choose)
+
+    def _choose(self, workflow: Workflow) -> str | Executor:
+        return workflow.executor or self._executor or DEFAULT_EXECUTOR
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -236,7 +192,7 @@ class ProcessEngine:
                 return
             selector.select(self._patience())
 
-    def _turn(self, lane: _Lane, signals: StopSignals, drains: bool) -> None:
+    def _turn(self, lane: Lane, signals: StopSignals, drains: bool) -> None:
         broker = self._broker
         broker.news(lane.worker_id).clear()
         for notice in broker.keep_alive(lane.worker_id):
@@ -267,7 +223,7 @@ class ProcessEngine:
 
     # -- one assignment -----------------------------------------------------------------------------------------------
 
-    def _begin(self, lane: _Lane, assignment: StepAssignment) -> None:
+    def _begin(self, lane: Lane, assignment: StepAssignment) -> None:
         lane.running[assignment.token] = assignment
         lane.executor.submit(assignment)
         served = lane.workflows[assignment.workflow_id]
@@ -279,7 +235,7 @@ class ProcessEngine:
                 served.observe("on_workflow_start", _whole_run(context), served.workflow)
             served.observe("on_step_start", context, step)
 
-    def _heed(self, lane: _Lane, notice: Notice) -> None:
+    def _heed(self, lane: Lane, notice: Notice) -> None:
         if isinstance(notice, KillNotice):
             lane.executor.kill(notice.token)
         elif isinstance(notice, FinishNotice):
@@ -287,7 +243,7 @@ class ProcessEngine:
             served = lane.workflows[notice.workflow_id]
             served.observe("on_workflow_finished", context, served.workflow, notice.state)
 
-    def _settle(self, lane: _Lane, report: AttemptReport) -> None:
+    def _settle(self, lane: Lane, report: AttemptReport) -> None:
         """Tell the broker how an attempt ended, and the observers what the broker made of it."""
         assignment = lane.running.pop(report.token)
         served = lane.workflows[assignment.workflow_id]
@@ -322,7 +278,7 @@ class ProcessEngine:
 
     def _tell(
         self,
-        served: _Served,
+        served: Served,
         step: Step,
         assignment: StepAssignment,
         report: AttemptReport,
@@ -371,31 +327,11 @@ def _whole_run(context: RunContext) -> RunContext:
     return RunContext(workflow_id=context.workflow_id, instance_id=context.instance_id)
 
 
-def _make_lanes(
-    workflows: Iterable[Workflow], processes: int | None, choose: Callable[[Workflow], str | Executor]
-) -> list[_Lane]:
-    lanes: dict[str | int, _Lane] = {}
-    seen: set[str] = set()
-    for workflow in workflows:
-        if not isinstance(workflow, Workflow):
-            raise WorkflowError(f"an engine runs instances of Workflow, not {workflow!r}.")
-        chosen = choose(workflow)
-        key = chosen if isinstance(chosen, str) else id(chosen)
-        if key not in lanes:
-            lanes[key] = _Lane(make_executor(chosen, processes))
-        executor = lanes[key].executor
-        workflow.check_policies(type(executor))
-        served = _Served(workflow)
-        workflow_id = served.schema.workflow_id
-        if workflow_id in seen:
-            raise WorkflowError(f"two workflows have the id {workflow_id!r}. Give one of them another name=.")
-        seen.add(workflow_id)
-        if executor.pickles:
-            pickle_hosted(workflow_id, served.hosted)
-        lanes[key].workflows[workflow_id] = served
-    if not lanes:
-        raise WorkflowError("an engine without workflows has nothing to do. Pass at least one.")
-    return list(lanes.values())
+class _OneRunEngine(ProcessEngine):
+    """The engine behind ``Workflow.run``, whose ``executor`` argument goes before what the workflow says."""
+
+    def _choose(self, workflow: Workflow) -> str | Executor:
+        return self._executor or super()._choose(workflow)
 
 
 def run_once(
@@ -413,12 +349,8 @@ def run_once(
     Args:
         on_dispatch: called with the id of the run once it exists.
     """
-    from fuseline.broker.memory import MemoryBroker
-
     broker = MemoryBroker() if broker is None else broker
-    engine = ProcessEngine(broker, [workflow], processes=processes, executor=executor)
-    if executor is not None:
-        engine._lanes = _make_lanes([workflow], processes, lambda _: executor)
+    engine = _OneRunEngine(broker, [workflow], processes=processes, executor=executor)
     [lane] = engine._lanes
     [served] = lane.workflows.values()
     if progress:

@@ -27,7 +27,7 @@ LAYERS = [
     {"processes"},
     {"worker"},
     {"executors"},
-    {"signals", "progress", "engines"},
+    {"lane", "signals", "progress", "engines"},
     {"testing", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,111 @@
+"""Lane: an executor and the workflows it serves; to the broker, a worker.
+
+Workflows with the same executor share a lane. Each lane is a worker of its own, so that one whose slots are busy does
+not keep the others waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fuseline.context import RunContext, entered
+from fuseline.errors import WorkflowError
+from fuseline.executors import make_executor
+from fuseline.executors.base import Executor
+from fuseline.executors.pickling import pickle_hosted
+from fuseline.messages import StepAssignment
+from fuseline.policies.base import overrides
+from fuseline.workflow import Workflow
+
+__all__ = ["Lane", "Served", "make_lanes"]
+
+_log = logging.getLogger("fuseline")
+
+
+class Served:
+    """A workflow as the engine serves it."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.schema = workflow.to_schema()
+        self.hosted = workflow.hosted()
+        self.observers = list(workflow.observers)
+
+    def observe(self, hook: str, context: RunContext, *args: Any) -> None:
+        """Call a hook of every observer; an error in one is logged and goes no further."""
+        for observer in self.observers:
+            if overrides(observer, hook):
+                before = entered.set(context)
+                try:
+                    getattr(observer, hook)(*args)
+                except Exception:
+                    _log.exception("%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id)
+                finally:
+                    entered.reset(before)
+
+    def is_observed(self, hook: str) -> bool:
+        """Return whether a hook does anything, so that its arguments are worth making."""
+        return any(overrides(observer, hook) for observer in self.observers)
+
+
+class Lane:
+    """An executor and the workflows it serves; a worker in the eyes of the broker."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.workflows: dict[str, Served] = {}
+        self.running: dict[int, StepAssignment] = {}
+        self.worker_id = ""
+        self.is_started = False
+
+    def start(self) -> None:
+        """Start the executor, unless it is."""
+        if not self.is_started:
+            self.executor.start({name: served.hosted for name, served in self.workflows.items()})
+            self.is_started = True
+
+    def close(self) -> None:
+        """End the executor with what runs, unless it is ended."""
+        if self.is_started:
+            self.is_started = False
+            self.executor.close()
+        self.running.clear()
+
+
+def make_lanes(
+    workflows: Iterable[Workflow], processes: int | None, choose: Callable[[Workflow], str | Executor]
+) -> list[Lane]:
+    """Return a lane for each executor that is needed, with its workflows.
+
+    Args:
+        processes: slots of executors that are made here; None for their default.
+        choose: gives the executor of a workflow.
+
+    Raises:
+        WorkflowError: see ``ProcessEngine``.
+        NotPicklableError: a step cannot be sent to where it would run.
+    """
+    lanes: dict[str | int, Lane] = {}
+    seen: set[str] = set()
+    for workflow in workflows:
+        if not isinstance(workflow, Workflow):
+            raise WorkflowError(f"an engine runs instances of Workflow, not {workflow!r}.")
+        chosen = choose(workflow)
+        key = chosen if isinstance(chosen, str) else id(chosen)
+        if key not in lanes:
+            lanes[key] = Lane(make_executor(chosen, processes))
+        executor = lanes[key].executor
+        workflow.check_policies(type(executor))
+        served = Served(workflow)
+        workflow_id = served.schema.workflow_id
+        if workflow_id in seen:
+            raise WorkflowError(f"two workflows have the id {workflow_id!r}. Give one of them another name=.")
+        seen.add(workflow_id)
+        if executor.pickles:
+            pickle_hosted(workflow_id, served.hosted)
+        lanes[key].workflows[workflow_id] = served
+    if not lanes:
+        raise WorkflowError("an engine without workflows has nothing to do. Pass at least one.")
+    return list(lanes.values())
