@@ -63,7 +63,7 @@ class Child:
                 env=dict(environment),
                 name="fuseline-child",
             )
-            self._process.start()
+            guardian.in_lasting_thread(self._process.start)
             self.pid: int = self._process.pid
             guardian.watch(self.pid)
             self._exit_fd: int = _open_exit_fd(self._process)

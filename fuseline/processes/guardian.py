@@ -3,6 +3,9 @@
 The first is the end of the pipe, which a child that waits for work notices. The second is ``PR_SET_PDEATHSIG``, which
 ends a child that is stuck in C code, but not what that child has started. The guardian kills whole groups. There is one
 per program, started before the first child and ended after the last.
+
+The second line has a trap: the signal comes when the *thread* that started the child ends. So children are started in
+the main thread, or in one that is kept here for that and lasts as long as the guardian.
 """
 
 from __future__ import annotations
@@ -11,13 +14,19 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["acquire", "forget", "release", "watch"]
+__all__ = ["acquire", "forget", "in_lasting_thread", "release", "watch"]
+
+T = TypeVar("T")
 
 _lock = threading.Lock()
 _users = 0
 _process: subprocess.Popen[bytes] | None = None
+_starter: ThreadPoolExecutor | None = None
 
 
 def acquire() -> None:
@@ -34,7 +43,7 @@ def acquire() -> None:
 
 def release() -> None:
     """End the guardian if nobody else needs it. Everything it watches must be gone."""
-    global _users, _process
+    global _users, _process, _starter
     with _lock:
         _users -= 1
         if _users == 0 and _process is not None:
@@ -42,6 +51,21 @@ def release() -> None:
             assert process.stdin is not None
             process.stdin.close()
             process.wait()
+            if _starter is not None:
+                _starter.shutdown()
+                _starter = None
+
+
+def in_lasting_thread(call: Callable[[], T]) -> T:
+    """Return ``call()``, made in a thread that lasts until the guardian is released. Blocks; raises what it raises."""
+    global _starter
+    if threading.current_thread() is threading.main_thread():
+        return call()
+    with _lock:
+        if _starter is None:
+            _starter = ThreadPoolExecutor(1, thread_name_prefix="fuseline-starter")
+        starter = _starter
+    return starter.submit(call).result()
 
 
 def watch(leader: int) -> None:
@@ -65,8 +89,9 @@ def _tell(line: bytes) -> None:
 
 def _after_fork_in_child() -> None:
     # A fork of the program must not keep the pipe open: the guardian would think that the program still lives.
-    global _users, _process, _lock
+    global _users, _process, _starter, _lock
     _lock = threading.Lock()
+    _starter = None
     if _process is not None and _process.stdin is not None:
         os.close(_process.stdin.fileno())
         _process.stdin = None

@@ -99,6 +99,28 @@ def test_children_stay_warm_inside_of_with() -> None:
     assert broker.result(run)[0] not in pids
 
 
+def test_warm_children_outlive_the_thread_that_started_them() -> None:
+    workflow = Workflow(outputs=[WhereAmI()])
+    broker = MemoryBroker()
+    natives: list[int] = []
+
+    def work() -> None:
+        natives.append(threading.get_native_id())
+        engine.work()
+
+    pids = set()
+    with ProcessEngine(broker, [workflow], processes=1) as engine:
+        for _ in range(2):
+            run = dispatch(broker, workflow)
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join(HANG)
+            while Path(f"/proc/self/task/{natives[-1]}").exists():  # joined, and not yet gone
+                pass
+            pids.add(broker.result(run)[0])
+    assert len(pids) == 1
+
+
 def test_a_waiting_retry_holds_no_slot(tmp_path: Path) -> None:
     """On one slot, the second run is worked on while the first waits for its retry."""
     workflow = Workflow(outputs=[NoteOrder(policies=[RetryPolicy(1, wait=0.2)])])
