@@ -28,7 +28,7 @@ from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.values import encode_error
 from fuseline.wakeup import Wakeup
 
-__all__ = ["Executor", "Inbox", "check_processes", "never_started", "usable_cpus"]
+__all__ = ["Executor", "Inbox", "check_processes", "in_use", "never_started", "usable_cpus"]
 
 
 class Executor(ABC):
@@ -59,6 +59,7 @@ class Executor(ABC):
         """Get ready to run steps of these workflows: ``{workflow_id: {step's name: (step, its policies)}}``.
 
         Raises:
+            RuntimeError: it is started already, by another engine.
             NotPicklableError: a step cannot be sent to where it should run; the error names the part to blame.
         """
 
@@ -97,6 +98,11 @@ class Executor(ABC):
         """
 
 
+def in_use() -> RuntimeError:
+    """Return the error of an executor that is started while it is."""
+    return RuntimeError("this executor is in use by another engine. Close that first, or give each its own instance.")
+
+
 class Inbox:
     """Reports from other threads, with a descriptor to wait for them."""
 
@@ -106,6 +112,13 @@ class Inbox:
         self._lock = threading.Lock()
 
     def open(self) -> None:
+        """Open the descriptor.
+
+        Raises:
+            RuntimeError: it is open.
+        """
+        if self._wakeup is not None:
+            raise in_use()
         self._wakeup = Wakeup()
 
     def close(self) -> None:

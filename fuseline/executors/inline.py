@@ -25,9 +25,9 @@ class InlineExecutor(Executor):
         self._host = StepHost()
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
+        self._inbox.open()
         self._workflows = workflows
         self._host = StepHost()
-        self._inbox.open()
 
     def free_slots(self) -> int:
         return 1 if self._waiting is None else 0

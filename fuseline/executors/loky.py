@@ -29,7 +29,7 @@ from collections.abc import Mapping
 
 from fuseline.attempt import Hosted
 from fuseline.errors import StepCrashed, StepError, StepLost, StepTimedOut
-from fuseline.executors.base import Executor, never_started, usable_cpus
+from fuseline.executors.base import Executor, in_use, never_started, usable_cpus
 from fuseline.executors.pickling import pickle_hosted
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes import guardian
@@ -105,6 +105,8 @@ class LokyExecutor(Executor):
         self._environment: dict[str, str] = {}
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
+        if self._selector is not None:
+            raise in_use()
         self._pickles = {name: pickle_hosted(name, hosted) for name, hosted in workflows.items()}
         self._environment = _thread_caps(self.processes)
         self._failed_starts = 0

@@ -29,9 +29,9 @@ class ThreadsExecutor(Executor):
         self._inbox = Inbox()
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
+        self._inbox.open()
         self._workflows = workflows
         self._host = StepHost()
-        self._inbox.open()
         self._pool = ThreadPoolExecutor(self.processes, thread_name_prefix="fuseline")
 
     def free_slots(self) -> int:

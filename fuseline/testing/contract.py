@@ -365,6 +365,17 @@ class ExecutorContract:
         executor.close()
         executor.close()
 
+    def test_serves_one_engine_at_a_time(self) -> None:
+        executor, step = self.make_executor(), steps.Echo()
+        with Bench(executor, step) as bench:
+            try:
+                executor.start({})
+            except RuntimeError as error:
+                assert "in use" in str(error)
+            else:
+                raise AssertionError("an executor that is started was started again")
+            assert result_of(bench.run(step, value=1)) == 1
+
     def test_can_be_started_again(self) -> None:
         executor, step = self.make_executor(), steps.Echo()
         for value in (1, 2):
