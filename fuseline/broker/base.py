@@ -30,7 +30,7 @@ from fuseline.messages import (
 )
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
-from fuseline.values import ErrorInfo, Value, encode, encode_checked, encode_error
+from fuseline.values import ErrorInfo, Value, encode_checked, encode_error
 
 __all__ = ["Broker", "EventStream", "RunEvent", "Waitable", "encode_inputs", "encode_report"]
 
@@ -242,14 +242,14 @@ def encode_inputs(inputs: Mapping[str, Any] | None) -> dict[str, Value]:
     """Return the inputs of a run as values.
 
     Raises:
-        NotPicklableError: one cannot be pickled; the error names it.
+        NotPicklableError: one cannot be pickled, or not be unpickled; the error names it.
         WorkflowError: ``inputs`` is no mapping of names.
     """
     if inputs is None:
         return {}
     if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
         raise WorkflowError(f"inputs of a run are a dict {{parameter: value}}, not {inputs!r:.200}.")
-    return {name: encode(value, f"the input {name!r}") for name, value in inputs.items()}
+    return {name: encode_checked(value, f"the input {name!r}") for name, value in inputs.items()}
 
 
 def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
@@ -266,6 +266,8 @@ def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
             f"step {report.step_name!r} cannot be reported as {report.state!r}. Use one of "
             f"{', '.join(sorted(REPORTABLE))}."
         )
+    if type(report.state) is not State:
+        report = replace(report, state=State(report.state))  # given as text, by JSON say
     note = payload.notes[0] if payload is not None and payload.notes else None
     if report.state is State.SUCCEEDED:
         if isinstance(report.result, Value):

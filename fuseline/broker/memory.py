@@ -143,6 +143,7 @@ class MemoryBroker(Broker):
                 mailbox.handed.pop(key, None)
             if answer.step_state is State.RETRYING:
                 self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
+                self._changed.notify_all()
         return answer
 
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
