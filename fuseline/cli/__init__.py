@@ -6,6 +6,7 @@ Exit codes: 0 all went well, 1 something did not, 2 the command line makes no se
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` or ``--version``, or with code 2 for a command line that makes no sense.
     """
-    parser = _make_parser()
-    arguments = parser.parse_args(argv)
+    arguments = _make_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be anything
     try:
         from fuseline.cli.demo import run_demo  # imported late, so that --help and --version answer at once
 
@@ -42,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 1
+    except OSError as error:
+        print(f"fuseline: {error}", file=sys.stderr)
         return 1
     return code
 
@@ -60,7 +65,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="measure the source of Python's standard library on all cores",
         description="Measures every source file of this Python's standard library with a workflow of five steps, on "
         "all cores; then with the same functions in a plain loop, and compares. Takes about a minute.",
-        epilog="examples: fuseline demo --limit 100; fuseline demo --hostile; fuseline demo --path ~/my-project",
+        epilog="In a hurry: fuseline demo --limit 200. On your own code: fuseline demo --path ~/project.",
     )
     demo.add_argument("--hostile", action="store_true", help="add three steps that hang, crash, and fail at first")
     demo.add_argument("--processes", type=_count, metavar="N", help="child processes (default: the usable CPUs)")

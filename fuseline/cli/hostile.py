@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import textwrap
 from dataclasses import dataclass
 
-from fuseline.broker.base import Broker
 from fuseline.context import current_run
 from fuseline.errors import StepCrashed, StepTimedOut
 from fuseline.policies import RetryPolicy, StepTimeoutPolicy, WorkflowPolicy
@@ -15,12 +13,13 @@ from fuseline.states import State
 from fuseline.step import Step
 from fuseline.workflow import Workflow
 
-__all__ = ["BadRun", "bad_runs", "show_bad_runs"]
+__all__ = ["BadRun", "make_bad_runs"]
 
 
 class Hang(Step):
     def run_step(self) -> int:
-        return pow(7, 10**9)  # one call into C, which looks at no signal and at no exception until it is done
+        number: int = pow(7, 10**9)  # one call into C, which heeds no signal and no exception before it is done
+        return number
 
 
 class Crash(Step):
@@ -58,7 +57,7 @@ class BadRun:
     log: FailureLog
 
 
-def bad_runs() -> list[BadRun]:
+def make_bad_runs() -> list[BadRun]:
     """Return the three of them."""
     return [
         _bad_run(
@@ -87,27 +86,3 @@ def _bad_run(step: Step, deed: str, expected: State, *errors: type[BaseException
     log = FailureLog()
     workflow = Workflow(outputs=[step], policies=[log], name=type(step).__name__.lower())
     return BadRun(workflow=workflow, deed=deed, expected=expected, errors=errors, log=log)
-
-
-def show_bad_runs(broker: Broker, runs: dict[str, BadRun]) -> bool:
-    """Print what became of the bad runs.
-
-    Args:
-        runs: ``{instance_id: run}``.
-
-    Returns:
-        Whether each has ended as it has to.
-    """
-    all_contained = True
-    for instance_id, bad in runs.items():
-        [step] = broker.get_run(instance_id).steps.values()
-        ended_well = step.state is bad.expected and [*map(type, bad.log.failures)] == [*bad.errors]
-        all_contained &= ended_well
-        attempts = "1 attempt" if step.attempts == 1 else f"{step.attempts} attempts"
-        print(f"\n  {step.name:<6} {bad.deed}")
-        print(f"         {step.state} after {attempts}" + ("" if ended_well else f", not {bad.expected} as it should"))
-        for error in bad.log.failures:
-            print(textwrap.fill(f"{type(error).__name__}: {error}", 79, initial_indent=" " * 9, subsequent_indent=" " * 11))
-        if step.state is State.SUCCEEDED:
-            print(f"         returned {broker.result(instance_id)!r}")
-    return all_contained

@@ -14,7 +14,7 @@ from fuseline.policies import RetryPolicy, StepTimeoutPolicy
 
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
-from hostile import DEEDS, Good, Hostile  # noqa: E402
+from hostile import DEEDS, Good, Hostile
 
 SIBLINGS = 20
 

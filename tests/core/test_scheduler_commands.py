@@ -1,0 +1,151 @@
+"""The scheduler: what its commands say to workers and to those who watch."""
+
+from __future__ import annotations
+
+from fuseline.scheduler import Assign, Finished, Moved, StepsReady
+from fuseline.schema import ParameterSchema, WorkflowSchema
+from fuseline.states import State
+
+from .helpers import Bench, arguments_of, dag, step_schema
+
+# -- what an assignment says ------------------------------------------------------------------------------------------
+
+
+def test_an_assignment_names_workflow_run_and_step():
+    bench = Bench(dag("a", name="etl", version="2"))
+    bench.dispatch("r7")
+    assignment = bench.take_one()
+    assert (assignment.workflow_id, assignment.instance_id, assignment.step_name) == ("etl@2", "r7", "a")
+    assert (assignment.attempt, assignment.payload.attempt, assignment.payload.instance_id) == (1, 1, "r7")
+    assert assignment.payload.failures == {}
+    assert assignment.timeout is None
+
+
+def test_an_assignment_carries_the_results_of_the_steps_before_in_the_order_of_their_edges():
+    bench = Bench(dag("a>c b>c"))
+    bench.dispatch()
+    a, b = bench.take(2)
+    bench.succeed(b, {"from": "b"})
+    bench.succeed(a, None)
+    assert arguments_of(bench.take_one()) == {"parts": (None, {"from": "b"})}
+
+
+def test_an_assignment_carries_inputs_and_results_by_parameter():
+    parameters = [
+        ParameterSchema(name="docs"),
+        ParameterSchema(name="query"),
+        ParameterSchema(name="k", required=False),
+    ]
+    schema = WorkflowSchema(
+        workflow_id="rag",
+        name="rag",
+        steps=(
+            step_schema("retrieve", parameters=parameters[1:]),
+            step_schema("answer", "retrieve", parameters=parameters),
+        ),
+        outputs=("answer",),
+    )
+    bench = Bench(schema)
+    bench.dispatch(query="why?")
+    retrieve = bench.take_one()
+    assert arguments_of(retrieve) == {"query": "why?"}
+    bench.succeed(retrieve, ["because"])
+    assert arguments_of(bench.take_one()) == {"docs": ["because"], "query": "why?"}
+
+
+def test_exactly_one_assignment_starts_a_run():
+    bench = Bench(dag("a b>c"))
+    bench.dispatch("one")
+    bench.dispatch("two")
+    starts = [(a.instance_id, a.starts_run) for a in bench.take(10)]
+    assert starts == [("one", True), ("one", False), ("two", True), ("two", False)]
+
+
+def test_tokens_are_never_used_again():
+    bench = Bench(dag("a b c>d"))
+    tokens = []
+    for name in ("one", "two"):
+        bench.dispatch(name)
+        for _ in range(4):
+            assignment = bench.take_one()
+            tokens.append(assignment.token)
+            bench.succeed(assignment)
+    assert len(set(tokens)) == 8
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_readiness_is_told_once_per_event_and_names_the_workflow():
+    bench = Bench(dag("a>d b>d c>d d>e d>f"))
+    bench.dispatch()
+    assert bench.told(StepsReady) == [StepsReady("wf")]
+    a, b, c = bench.take(3)
+    bench.succeed(a)
+    bench.succeed(b)
+    assert bench.told(StepsReady) == []
+    bench.succeed(c)
+    assert bench.told(StepsReady) == [StepsReady("wf")]
+
+
+def test_the_end_of_a_run_is_told_once():
+    bench = Bench(dag("a>b"))
+    bench.dispatch()
+    bench.succeed(bench.take_one())
+    assert bench.told(Finished) == []
+    bench.succeed(bench.take_one())
+    assert bench.told(Finished) == [Finished("wf", "r", State.SUCCEEDED, None)]
+
+
+def test_moves_are_told_in_order_while_somebody_watches():
+    bench = Bench(dag("a>b"))
+    bench.dispatch("unwatched")
+    assert bench.told(Moved) == []
+    bench.cancel("unwatched")
+    bench.scheduler.watched = True
+    bench.dispatch()
+    moves = bench.told(Moved)
+    while not bench.run().state.is_settled:
+        assignments = bench.take(1)
+        moves += bench.told(Moved)
+        for assignment in assignments:
+            bench.succeed(assignment)
+            moves += bench.told(Moved)
+    assert [f"{move.step_name} {move.state}" for move in moves if move.step_name is not None] == [
+        "a READY",
+        "a RUNNING",
+        "a SUCCEEDED",
+        "b READY",
+        "b RUNNING",
+        "b SUCCEEDED",
+    ]
+    assert [move.state for move in moves if move.step_name is None] == [State.RUNNING, State.SUCCEEDED]
+    assert moves[-1].step_name is None
+    assert {move.attempt for move in moves if move.step_name is None} == {None}
+    assert [move.attempt for move in moves if move.state is State.RUNNING and move.step_name] == [1, 1]
+
+
+def test_commands_of_one_event_are_not_changed_by_the_next():
+    bench = Bench(dag("a b"))
+    bench.dispatch()
+    bench.take(1)
+    first = bench.commands
+    bench.take(1)
+    [assign] = first
+    assert isinstance(assign, Assign)
+    assert assign.assignment.step_name == "a"
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_and_steps_remember_when_they_started_and_ended():
+    bench = Bench(dag("a"))
+    bench.now = 5.0
+    run = bench.dispatch()
+    bench.now = 6.0
+    assignment = bench.take_one()
+    bench.now = 8.5
+    bench.succeed(assignment)
+    assert (run.created, run.started, run.finished) == (5.0, 6.0, 8.5)
+    assert (run.step_started, run.step_finished) == ({0: 6.0}, {0: 8.5})

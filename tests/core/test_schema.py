@@ -1,0 +1,394 @@
+"""Workflows as plain data: JSON and back, fingerprints, ids."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+
+from fuseline import Depends, MemoryBroker, Step, Workflow, WorkflowSchema
+from fuseline.errors import CycleError, DuplicateStepError, PolicyError, UnboundParameterError, WorkflowError
+from fuseline.policies import RetryPolicy, StepPolicy, StepTimeoutPolicy, WorkflowPolicy
+from fuseline.schema import ParameterSchema, StepSchema
+
+from .helpers import HANG, chain_schema, dag, step_schema
+
+
+class Load(Step):
+    def run_step(self, path, limit=10): ...
+
+
+class Join(Step):
+    def run_step(self, *tables): ...
+
+
+class Watching(WorkflowPolicy):
+    def to_config(self):
+        return {"deep": {"list": [1, 2.5, None, "ü", True]}}
+
+
+def build(*, second_edge=True, retries=2, observers=(), **options) -> Workflow:
+    one, two = Load(name="one", policies=[RetryPolicy(retries, retry_on=(OSError, KeyError))]), Load(name="two")
+    join = Join(policies=[StepTimeoutPolicy(5)])
+    one >> join
+    if second_edge:
+        two >> join
+
+    class Report(Step):
+        def run_step(self, title, total=Depends(join), *, style="plain"): ...
+
+    return Workflow([Report(), two], policies=observers, **options)
+
+
+# -- JSON and back ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        build(),
+        build(name="etl", version="2", on_failure="continue"),
+        build(name="Läden/öffnen", observers=[Watching()]),
+    ],
+    ids=["unnamed", "named", "observed"],
+)
+def test_a_schema_goes_to_json_and_back_unchanged(workflow):
+    schema = workflow.to_schema()
+    text = schema.to_json()
+    copy = WorkflowSchema.from_json(text)
+    assert copy == schema
+    assert copy.fingerprint == schema.fingerprint
+    assert copy.to_json() == text
+    assert "\n" not in text
+
+
+def test_a_schema_says_what_the_workflow_says():
+    schema = build(name="etl", version="2", on_failure="continue", observers=[Watching()]).to_schema()
+    assert (schema.workflow_id, schema.name, schema.version, schema.on_failure) == ("etl@2", "etl", "2", "continue")
+    assert schema.outputs == ("Report", "two")
+    assert [step.name for step in schema.steps] == ["one", "two", "Join", "Report"]
+    one, _, join, report = schema.steps
+    assert one.kind == "Load"
+    assert one.parameters == (ParameterSchema(name="path"), ParameterSchema(name="limit", required=False))
+    assert one.policies[0]["type"] == "RetryPolicy"
+    assert one.policies[0]["config"]["retry_on"] == ["KeyError", "OSError"]
+    assert join.predecessors == ("one", "two")
+    assert join.parameters == (ParameterSchema(name="tables", required=False, variadic=True),)
+    limit = {"type": "StepTimeoutPolicy", "config": {"seconds": 5.0, "kill": False}}
+    assert join.policies == (limit,)
+    assert report.predecessors == ("Join",)
+    assert report.parameters[1] == ParameterSchema(name="total", required=False, depends_on="Join")
+    assert schema.policies[0]["config"] == {"deep": {"list": [1, 2.5, None, "ü", True]}}
+
+
+def test_what_to_dict_returns_may_be_changed_without_changing_the_schema_or_others():
+    class Special(Step):
+        def run_step(self, a_name_that_no_other_test_uses): ...
+
+    def schema():
+        return Workflow(Special(policies=[RetryPolicy(2)]), name="etl", policies=[Watching()]).to_schema()
+
+    first, text = schema(), schema().to_json()
+    data = first.to_dict()
+    data["steps"][0]["parameters"][0]["required"] = "changed"
+    data["steps"][0]["policies"][0]["config"]["wait"] = "changed"
+    data["policies"][0]["config"]["deep"] = "changed"
+    assert first.to_json() == text
+    assert schema().to_json() == text
+
+
+def test_a_policy_of_the_workflow_appears_on_each_step_and_an_observer_on_the_workflow():
+    schema = Workflow([Load(name="a"), Load(name="b")], policies=[RetryPolicy(1), Watching()]).to_schema()
+    assert [len(step.policies) for step in schema.steps] == [1, 1]
+    assert len(schema.policies) == 1
+
+
+def test_a_config_that_json_cannot_hold_is_refused():
+    class Odd(StepPolicy):
+        def to_config(self):
+            return {"what": object()}
+
+    with pytest.raises(PolicyError, match=r"Odd\.to_config"):
+        Workflow(Load(policies=[Odd()])).to_schema()
+
+
+# -- fingerprints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_building_has_the_same_fingerprint():
+    assert build().to_schema() == build().to_schema()
+    assert build().to_schema().fingerprint == build().to_schema().fingerprint
+
+
+CHANGES = {
+    "edge": lambda: build(second_edge=False),
+    "policy": lambda: build(retries=3),
+    "on_failure": lambda: build(on_failure="continue"),
+    "observer": lambda: build(observers=[Watching()]),
+    "policy of the workflow": lambda: build(observers=[StepTimeoutPolicy(9)]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_change_of_steps_edges_policies_or_on_failure_changes_the_fingerprint(change):
+    assert change().to_schema().fingerprint != build().to_schema().fingerprint
+
+
+def schema_change(**changes) -> list[WorkflowSchema]:
+    base = dag("a>c b>c")
+    return [base, replace(base, **changes)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outputs": ("c", "a")},
+        {"steps": (step_schema("a"), step_schema("b"), step_schema("c", "b", "a"))},
+        {"steps": (step_schema("a"), step_schema("x"), step_schema("c", "a", "x"))},
+        {"steps": (step_schema("b"), step_schema("a"), step_schema("c", "a", "b"))},
+        {"steps": (step_schema("a"), step_schema("b"), step_schema("c", "a", "b", parameters=()))},
+    ],
+    ids=["outputs", "order of edges", "name", "order of steps", "parameters"],
+)
+def test_every_part_that_decides_what_a_run_does_is_in_the_fingerprint(changes):
+    base, changed = schema_change(**changes)
+    assert base.fingerprint != changed.fingerprint
+
+
+def test_name_and_version_are_not_in_the_fingerprint():
+    base, changed = schema_change(name="other", version="3", workflow_id="other@3")
+    assert base.fingerprint == changed.fingerprint
+
+
+SCRIPT = """
+    from fuseline import Depends, Step, Workflow
+    from fuseline.policies import RetryPolicy, StepTimeoutPolicy
+
+    class Load(Step):
+        def run_step(self, path, limit=10): ...
+
+    class Join(Step):
+        def run_step(self, *tables): ...
+
+    retry = RetryPolicy(2, retry_on=(OSError, KeyError, ValueError), give_up_on=(TypeError, IndexError))
+    join = Join(policies=[StepTimeoutPolicy(5)])
+    [Load(policies=[retry]) for _ in range(5)] >> join
+    workflow = Workflow(join, on_failure="continue")
+"""
+
+
+def test_another_process_with_another_hash_seed_has_the_same_id_and_schema():
+    here: dict[str, Workflow] = {}
+    exec(textwrap.dedent(SCRIPT), here)
+    program = textwrap.dedent(SCRIPT) + "print(workflow.to_schema().to_json())"
+    for seed in ("1", "2"):
+        there = subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+            check=True,
+        )
+        assert there.stdout.strip() == here["workflow"].to_schema().to_json()
+
+
+# -- what is no schema ------------------------------------------------------------------------------------------------
+
+
+def tampered(change) -> str:
+    data = json.loads(build(name="etl", observers=[Watching()]).to_schema().to_json())
+    change(data)
+    return json.dumps(data)
+
+
+TAMPERINGS = {
+    "step dropped": lambda data: data["steps"].pop(),
+    "step renamed": lambda data: data["steps"][0].update(name="other"),
+    "edge dropped": lambda data: data["steps"][2]["predecessors"].pop(),
+    "policy changed": lambda data: data["steps"][0]["policies"][0]["config"].update(max_retries=99),
+    "output dropped": lambda data: data["outputs"].pop(),
+    "on_failure": lambda data: data.update(on_failure="continue"),
+    "fingerprint": lambda data: data.update(fingerprint="0" * 64),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERINGS.values(), ids=TAMPERINGS.keys())
+def test_json_that_was_changed_by_hand_is_refused(change):
+    with pytest.raises(WorkflowError, match="'etl' does not fit its fingerprint"):
+        WorkflowSchema.from_json(tampered(change))
+
+
+MUTILATIONS = {
+    "no steps": lambda data: data.pop("steps"),
+    "no fingerprint": lambda data: data.pop("fingerprint"),
+    "no name": lambda data: data.pop("name"),
+    "steps are a number": lambda data: data.update(steps=3),
+    "steps are numbers": lambda data: data.update(steps=[3]),
+    "steps are None": lambda data: data.update(steps=None),
+    "a step without name": lambda data: data["steps"][0].pop("name"),
+    "a parameter with more": lambda data: data["steps"][0]["parameters"][0].update(x=1),
+    "a parameter named by a list": lambda data: data["steps"][0]["parameters"][0].update(name=[]),
+    "policies are numbers": lambda data: data.update(policies=[3]),
+    "policies of a step are numbers": lambda data: data["steps"][0].update(policies=[3]),
+}
+
+
+@pytest.mark.parametrize("change", MUTILATIONS.values(), ids=MUTILATIONS.keys())
+def test_json_of_another_shape_is_refused(change):
+    with pytest.raises(WorkflowError, match="not the schema of a workflow"):
+        WorkflowSchema.from_json(tampered(change))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"schema"', "{}", "[" * 100_000])
+def test_other_text_is_refused(text):
+    with pytest.raises(WorkflowError, match="not the schema of a workflow"):
+        WorkflowSchema.from_json(text)
+
+
+# -- schemas from anywhere, as a broker gets them ---------------------------------------------------------------------
+
+
+def dispatch(*steps: StepSchema, outputs: tuple[str, ...] = ("b",), **changes) -> None:
+    MemoryBroker().dispatch_workflow(
+        WorkflowSchema(**{"workflow_id": "etl", "name": "etl", "steps": steps, "outputs": outputs, **changes})
+    )
+
+
+def test_a_broker_refuses_a_schema_that_is_none():
+    for schema in (None, "etl", build(), build().to_schema().to_dict()):
+        with pytest.raises(WorkflowError, match="a broker takes a WorkflowSchema"):
+            MemoryBroker().dispatch_workflow(schema)
+
+
+def test_a_schema_without_steps_is_refused():
+    with pytest.raises(WorkflowError, match="has no steps"):
+        dispatch()
+
+
+def test_a_schema_without_outputs_is_refused():
+    with pytest.raises(WorkflowError, match="no outputs"):
+        dispatch(step_schema("b"), outputs=())
+
+
+def test_a_schema_with_two_steps_of_one_name_is_refused():
+    with pytest.raises(DuplicateStepError, match="'b'"):
+        dispatch(step_schema("b"), step_schema("b"))
+
+
+def test_a_schema_with_an_unknown_predecessor_or_output_is_refused():
+    with pytest.raises(WorkflowError, match="'ghost'"):
+        dispatch(step_schema("b", "ghost"))
+    with pytest.raises(WorkflowError, match="'ghost'"):
+        dispatch(step_schema("b"), outputs=("ghost",))
+
+
+def test_a_schema_with_a_cycle_is_refused():
+    with pytest.raises(CycleError, match="'etl' has a cycle"):
+        dispatch(step_schema("a", "b"), step_schema("b", "a"))
+    with pytest.raises(CycleError):
+        dispatch(step_schema("b", "b"))
+
+
+def test_a_schema_need_not_be_in_order():
+    dispatch(step_schema("b", "a"), step_schema("a"))
+
+
+@pytest.mark.parametrize("other", ["a", "ghost"])
+def test_a_schema_with_a_parameter_that_depends_on_no_predecessor_is_refused(other):
+    parameter = ParameterSchema(name="x", required=False, depends_on=other)
+    with pytest.raises(WorkflowError):
+        dispatch(step_schema("a"), step_schema("b", parameters=[parameter]))
+
+
+def test_a_schema_with_an_unknown_on_failure_is_refused():
+    with pytest.raises(WorkflowError, match="on_failure"):
+        dispatch(step_schema("b"), on_failure="retry")
+
+
+def test_a_schema_with_an_unbound_parameter_is_refused():
+    with pytest.raises(UnboundParameterError):
+        dispatch(step_schema("b", parameters=[ParameterSchema(name="x")]))
+
+
+class Labelled(RetryPolicy):
+    """A user's own kind of a built-in policy, with more in its configuration."""
+
+    def __init__(self, label="", **options):
+        super().__init__(**options)
+        self.label = label
+
+    def to_config(self):
+        return {**super().to_config(), "label": self.label}
+
+
+class Quiet(StepTimeoutPolicy):
+    """A user's own kind of a built-in policy, with nothing in its configuration."""
+
+    def to_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("policy", [Labelled("x"), Quiet(5)])
+def test_a_subclass_of_a_built_in_policy_with_a_configuration_of_its_own_can_be_dispatched(policy):
+    workflow = Workflow(Join(policies=[policy]))
+    MemoryBroker().dispatch_workflow(workflow.to_schema())
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_given_name_is_the_id():
+    assert build(name="etl").to_schema().workflow_id == "etl"
+
+
+def test_a_version_is_part_of_the_id():
+    assert build(name="etl", version="2").to_schema().workflow_id == "etl@2"
+
+
+def test_the_id_of_an_unnamed_workflow_tells_changed_ones_apart_and_stays_the_same_for_equal_ones():
+    ids = [build(retries=n).to_schema().workflow_id for n in (2, 2, 3)]
+    assert ids[0] == ids[1] != ids[2]
+    assert ids[0].startswith("Report+two-")
+
+
+def test_the_id_of_an_unnamed_workflow_with_a_version_has_both():
+    workflow_id = build(version="2").to_schema().workflow_id
+    assert workflow_id.startswith("Report+two-")
+    assert workflow_id.endswith("@2")
+
+
+def test_the_id_of_a_named_workflow_does_not_follow_its_definition():
+    assert build(name="etl", retries=2).to_schema().workflow_id == build(name="etl", retries=3).to_schema().workflow_id
+
+
+# -- large ones -------------------------------------------------------------------------------------------------------
+
+
+class Work(Step):
+    def run_step(self, *parts): ...
+
+
+def test_100_000_steps_with_a_chain_10_000_deep_become_a_schema():
+    chain = [Work() for _ in range(10_000)]
+    for before, after in itertools.pairwise(chain):
+        before >> after
+    wide = [Work() for _ in range(89_999)]
+    last = Work(name="last")
+    [*wide, chain[-1]] >> last
+    schema = Workflow(last, name="large").to_schema()
+    assert len(schema.steps) == 100_000
+    assert len(schema.steps[-1].predecessors) == 90_000
+    place = {step.name: i for i, step in enumerate(schema.steps)}
+    assert all(place[before] < i for i, step in enumerate(schema.steps) for before in step.predecessors)
+    assert len(schema.fingerprint) == 64
+
+
+def test_a_chain_10_000_deep_goes_to_json_and_back():
+    schema = chain_schema(10_000)
+    assert WorkflowSchema.from_json(schema.to_json()) == schema
