@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fuseline.attempt import Hosted
 from fuseline.errors import StepCrashed, StepError, StepLost, StepTimedOut
@@ -74,6 +74,12 @@ class _Slot:
         self.verdict: Outcome | None = None  #: why the child is being ended by us
         self.close_by: float | None = None  #: when a child that was told to close is ended
         self.wants_write = False
+
+    @property
+    def is_free(self) -> bool:
+        if self.assignment is not None or self.verdict is not None:
+            return False
+        return self.child is None or not (self.child.is_ending or self.child.channel.has_ended)
 
 
 class LokyExecutor(Executor):
@@ -125,7 +131,7 @@ class LokyExecutor(Executor):
         return fd
 
     def free_slots(self) -> int:
-        return sum(slot.assignment is None and slot.verdict is None for slot in self._slots)
+        return sum(slot.is_free for slot in self._slots)
 
     def deadline(self) -> float | None:
         if self._reports:
@@ -145,7 +151,7 @@ class LokyExecutor(Executor):
 
     def _free_slot(self) -> _Slot:
         """Return the best slot without an assignment: one with a child that is ready, or starting, or none."""
-        free = [slot for slot in self._slots if slot.assignment is None and slot.verdict is None]
+        free = [slot for slot in self._slots if slot.is_free]
         return max(free, key=lambda slot: (slot.is_ready, slot.child is not None))
 
     def _send(self, slot: _Slot) -> None:
@@ -205,11 +211,11 @@ class LokyExecutor(Executor):
         """Wait for the pipe to take more, exactly while there is something left to write."""
         child = slot.child
         assert child is not None
+        assert self._selector is not None
         wants = not child.channel.flush()
-        if wants != slot.wants_write:
+        if wants != slot.wants_write and child.fileno() in self._selector.get_map():
             slot.wants_write = wants
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants else 0)
-            assert self._selector is not None
             self._selector.modify(child.fileno(), events, (slot, "pipe"))
 
     def _end(self, slot: _Slot, verdict: Outcome) -> None:
@@ -229,7 +235,6 @@ class LokyExecutor(Executor):
                 if slot.child is None:
                     continue  # its pipe and its exit were in the same batch
                 if what == "exit":
-                    self._read(slot)
                     self._advance(slot)
                 elif events & selectors.EVENT_READ:
                     self._read(slot)
@@ -261,10 +266,14 @@ class LokyExecutor(Executor):
 
     def _mute(self, slot: _Slot) -> None:
         """Stop listening to a pipe that has ended, which would be readable for ever; the exit is still to come."""
-        assert self._selector is not None
         assert slot.child is not None
-        if slot.child.fileno() in self._selector.get_map():
-            self._selector.unregister(slot.child.fileno())
+        self._unregister([slot.child.fileno()])
+
+    def _unregister(self, fds: Iterable[int]) -> None:
+        assert self._selector is not None
+        for fd in fds:
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
 
     def _understand(self, slot: _Slot, message: Message) -> None:
         header, blobs = message
@@ -301,20 +310,22 @@ class LokyExecutor(Executor):
                 deadline = min(now + timeout, stamp.picked_up + timeout + _LOADING_ALLOWANCE)
             else:
                 deadline = stamp.started + timeout
-            if now < deadline:
-                self._timers[slot] = deadline
-            else:
-                self._end(slot, Outcome.TIMED_OUT)
+            self._timers[slot] = deadline
+            if now >= deadline:
+                self._read(slot)  # a report that has come in by now was in time
+                if slot.assignment is not None and slot.verdict is None:
+                    self._end(slot, Outcome.TIMED_OUT)
 
     def _advance(self, slot: _Slot) -> None:
         """Bring the end of a child forward, and settle its assignment once nothing is left of it."""
         child = slot.child
         assert child is not None
         assert self._selector is not None
-        exited = child.has_exited()
-        if exited and child.exit_fd in self._selector.get_map():
-            self._selector.unregister(child.exit_fd)
+        if child.has_exited():
+            self._read(slot)  # drain, then judge
         fds = (child.fileno(), child.exit_fd)
+        if child.has_exited():
+            self._unregister(fds)
         stamp = child.stamp.read()
         again = child.advance(time.monotonic())
         if not child.is_gone:
@@ -324,9 +335,7 @@ class LokyExecutor(Executor):
                 self._timers[slot] = again
             return
         self._timers.pop(slot, None)
-        for fd in fds:
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
+        self._unregister(fds)  # it may have been given up while it lives
         slot.child = None
         was_ready, slot.is_ready = slot.is_ready, False
         if slot.close_by is None and not was_ready and slot.verdict is None:
