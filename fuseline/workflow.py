@@ -68,6 +68,8 @@ class Workflow:
         self.on_failure = on_failure
         self._name_given = name is not None
         self.name = "workflow" if name is None else check_name("workflow", name)
+        if name is not None and "@" in name:
+            raise WorkflowError(f"{name!r} cannot name a workflow: '@' stands between name and version in its id.")
         self.version = check_name("version", version) if version else ""
         order, self._predecessors = self._sort()
         self.steps = self._settle_names(order)

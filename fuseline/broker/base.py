@@ -132,8 +132,8 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    def get_step(self, worker_id: str, timeout: float = 0.0) -> StepAssignment | None:
-        """Return a step for this worker to run; wait for one up to ``timeout`` seconds.
+    def get_step(self, worker_id: str, timeout: float | None = 0.0) -> StepAssignment | None:
+        """Return a step for this worker to run; wait for one up to ``timeout`` seconds (None: for ever).
 
         Returns:
             None if nothing is ready by then.
@@ -188,8 +188,9 @@ class Broker(ABC):
         """Return the runs, oldest first; only those of a workflow, or in a state, if one is named."""
 
     @abstractmethod
-    def result(self, instance_id: str, timeout: float = 0.0) -> Any:
-        """Return the result of a run, as ``Workflow.run`` would; wait for its end up to ``timeout`` seconds.
+    def result(self, instance_id: str, timeout: float | None = 0.0) -> Any:
+        """Return the result of a run, as ``Workflow.run`` would; wait for its end up to ``timeout`` seconds (None: for
+        ever).
 
         Raises:
             RunFailed: a step failed; its own exception is the cause.

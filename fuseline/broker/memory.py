@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import threading
 import time
@@ -120,8 +121,8 @@ class MemoryBroker(Broker):
                     self._hungry.setdefault(workflow_id, set()).add(worker_id)
         return assignments
 
-    def get_step(self, worker_id: str, timeout: float = 0.0) -> StepAssignment | None:
-        deadline = self._clock() + timeout
+    def get_step(self, worker_id: str, timeout: float | None = 0.0) -> StepAssignment | None:
+        deadline = math.inf if timeout is None else self._clock() + timeout
         with self._changed:
             while True:
                 for assignment in self.get_steps(worker_id, 1):
@@ -130,7 +131,7 @@ class MemoryBroker(Broker):
                 if now >= deadline:
                     return None
                 due = self._scheduler.next_due()
-                self._changed.wait(min(deadline, deadline if due is None else due) - now)
+                self._wait(min(deadline, math.inf if due is None else due) - now)
 
     def report_step(self, worker_id: str, report: StepReport) -> ReportAnswer:
         mailbox = self._mailbox(worker_id)
@@ -191,12 +192,12 @@ class MemoryBroker(Broker):
                 and (state is None or run.state is state)
             ]
 
-    def result(self, instance_id: str, timeout: float = 0.0) -> Any:
-        deadline = self._clock() + timeout
+    def result(self, instance_id: str, timeout: float | None = 0.0) -> Any:
+        deadline = math.inf if timeout is None else self._clock() + timeout
         with self._changed:
             run = self._scheduler.run(instance_id)
             while not run.state.is_settled and (left := deadline - self._clock()) > 0:
-                self._changed.wait(left)
+                self._wait(left)
         return run_result(run)
 
     def events(self, instance_id: str | None = None) -> EventStream:
@@ -220,6 +221,10 @@ class MemoryBroker(Broker):
 
     def forget(self, instance_id: str) -> None:
         self._handle(RunForgotten(instance_id))
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for a change, for so many seconds at most; the lock is held."""
+        self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
 
     # -- the core and its commands ------------------------------------------------------------------------------------
 
@@ -301,7 +306,8 @@ class _MemoryStream(EventStream):
 
     def next_event(self, timeout: float | None = None) -> RunEvent | None:
         with self._broker._changed:
-            self._broker._changed.wait_for(lambda: self._events or self._ended, timeout)
+            limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+            self._broker._changed.wait_for(lambda: self._events or self._ended, limit)
             return self._events.popleft() if self._events else None
 
     def close(self) -> None:

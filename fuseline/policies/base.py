@@ -7,22 +7,24 @@ that calls ``work()`` or ``run()``.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from fuseline.errors import PolicyError
 from fuseline.messages import FailureDecision
+from fuseline.schema import PolicyConfig
 from fuseline.states import State
 
 if TYPE_CHECKING:
     from fuseline.step import Step
     from fuseline.workflow import Workflow
 
-__all__ = ["Policy", "StepPolicy", "WorkflowPolicy", "overrides", "policy_config", "policy_from_config"]
+__all__ = ["Policy", "StepPolicy", "WorkflowPolicy", "built_in_policy", "check_hooks", "overrides", "policy_config"]
+
+P = TypeVar("P", bound="Policy")
 
 
 class Policy:
@@ -187,7 +189,9 @@ def policy_config(policy: Policy) -> dict[str, Any]:
     Raises:
         PolicyError: its ``to_config`` gives something that JSON cannot hold.
     """
-    config: dict[str, Any] = {"type": f"{type(policy).__module__}:{type(policy).__qualname__}"}
+    module = type(policy).__module__
+    # The same file is __main__ in one program and has a name in another; both mean the same workflow.
+    config: dict[str, Any] = {"type": f"{'' if module == '__main__' else module}:{type(policy).__qualname__}"}
     for cls in type(policy).__mro__:
         if issubclass(cls, Policy) and f"{cls.__module__}:{cls.__qualname__}" == _BUILT_IN.get(cls.__name__):
             if cls is type(policy):
@@ -206,29 +210,18 @@ def policy_config(policy: Policy) -> dict[str, Any]:
     return plain
 
 
-def built_in_config(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """Return the configuration of the built-in policy ``name`` that ``config`` describes, itself or as a subclass."""
-    for each in (config, config.get("base", {})):
-        if each.get("type") == name:
-            found: Mapping[str, Any] = each["config"]
-            return found
-    return None
+def built_in_policy(config: PolicyConfig, cls: type[P]) -> P | None:
+    """Return the policy of the built-in class ``cls`` that ``config`` describes, itself or as a subclass; else None.
 
-
-def policy_from_config(config: Mapping[str, Any]) -> Policy:
-    """Return the policy that ``policy_config`` described; imports the module of its class.
+    Imports nothing: a subclass is somebody's own code, of which this needs only what it is a kind of.
 
     Raises:
-        PolicyError: there is no such class, or it is no policy.
+        PolicyError: its configuration is none that the class could have.
     """
-    path = _BUILT_IN.get(config["type"], config["type"])
-    module_name, _, qualname = path.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise PolicyError(f"there is no policy {path!r} here: {error}. Install the package it is from.") from error
-    if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise PolicyError(f"{path!r} is no policy. Make it a subclass of StepPolicy or WorkflowPolicy.")
-    return found.from_config(config["config"])
+        for each in (config, config.get("base", {})):
+            if each.get("type") == cls.__name__:
+                return cls.from_config(each["config"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise PolicyError(f"no {cls.__name__} can be made of {config!r:.200}: {error!r}.") from error
+    return None

@@ -123,16 +123,19 @@ class _SignalWatch(_Watch):
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         mine, self._due = self._due, False
-        outer = getattr(self._previous, "__self__", None)
         try:
             # Signals do not queue: one may stand for our alarm and for that of a call around this one.
-            if callable(self._previous) and (not mine or (isinstance(outer, _SignalWatch) and outer._due)):
+            if callable(self._previous) and (not mine or self._is_due_further_out()):
                 self._previous(number, frame)
         finally:
             if mine and self._armed:
                 self._armed = False
                 self.has_fired = True
                 raise self.kind
+
+    def _is_due_further_out(self) -> bool:
+        outer = getattr(self._previous, "__self__", None)
+        return isinstance(outer, _SignalWatch) and (outer._due or outer._is_due_further_out())
 
 
 class _ThreadWatch(_Watch):

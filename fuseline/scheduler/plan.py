@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fuseline.binding import bind_workflow
 from fuseline.errors import CycleError, DuplicateStepError, WorkflowError
 from fuseline.graph import order_before
-from fuseline.policies.base import built_in_config
-from fuseline.policies.retry import RetryPolicy
+from fuseline.policies import RetryPolicy, StepTimeoutPolicy
+from fuseline.policies.base import built_in_policy
 from fuseline.schema import ON_FAILURE, PolicyConfig, WorkflowSchema
 
 __all__ = ["Arguments", "BoundPlan", "Plan"]
@@ -128,15 +128,15 @@ class Plan:
 
 
 def _timeout(policies: tuple[PolicyConfig, ...]) -> float | None:
-    found = (built_in_config(policy, "StepTimeoutPolicy") for policy in policies)
-    return min((float(config["seconds"]) for config in found if config is not None), default=None)
+    limits = (built_in_policy(policy, StepTimeoutPolicy) for policy in policies)
+    return min((limit.seconds for limit in limits if limit is not None), default=None)
 
 
 def _retries(policies: tuple[PolicyConfig, ...]) -> tuple[tuple[int, RetryPolicy], ...]:
     # A subclass is somebody's own code, and not to be imported here: the core goes by what it is a kind of.
     found = []
-    for place, policy in enumerate(policies):
-        config = built_in_config(policy, "RetryPolicy")
-        if config is not None:
-            found.append((place, RetryPolicy.from_config(config)))
+    for place, config in enumerate(policies):
+        policy = built_in_policy(config, RetryPolicy)
+        if policy is not None:
+            found.append((place, policy))
     return tuple(found)

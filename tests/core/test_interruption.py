@@ -262,6 +262,26 @@ def test_two_limits_that_end_at_once_both_count_and_nothing_hangs():
     assert not rescued.is_set()
 
 
+def test_an_outer_limit_is_not_lost_when_it_ends_together_with_one_two_levels_deeper():
+    def block_until_both_have_rung():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        try:
+            for thread in set(threading.enumerate()) - others:
+                if getattr(thread, "interval", HANG) == SOON:
+                    thread.join(HANG)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+
+    def outermost():
+        with contextlib.suppress(Interrupted):
+            call_with_limit(lambda: call_with_limit(block_until_both_have_rung, SOON), HANG)
+        spin()
+
+    others = set(threading.enumerate())
+    with pytest.raises(Interrupted):
+        call_with_limit(outermost, SOON)
+
+
 # -- somebody else's alarm --------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
+
+import pytest
 
 from fuseline import MemoryBroker
 from fuseline.messages import FailureDecision
@@ -40,11 +43,13 @@ def test_the_stream_of_one_run_tells_of_no_other_and_ends_with_it(broker):
     stream = broker.events(mine)
     broker.dispatch_workflow(SCHEMA)
     finish(broker, worker)
-    events = list(stream)
+    events = []
+    while (event := stream.next_event(timeout=0)) is not None:
+        events.append(event)
     assert {event.instance_id for event in events} == {mine}
     assert sorted(f"{event.step_name or 'run'} {event.state}" for event in events) == sorted(ONE_RUN[1:])
     assert (events[-1].step_name, events[-1].state) == (None, State.SUCCEEDED)
-    assert stream.next_event(timeout=0) is None
+    assert list(stream) == []
 
 
 def test_an_event_tells_attempt_cause_and_time():
@@ -88,6 +93,14 @@ def test_an_iteration_wakes_with_each_event_and_ends_when_another_thread_closes_
         stream.close()
         assert following.result(HANG) == [State.READY]
     stream.close()
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf, 1e300])
+def test_an_event_may_be_waited_for_for_ages(broker, waits, timeout):
+    with broker.events() as stream, in_thread(lambda: stream.next_event(timeout)) as waiting:
+        waits.wait_begun()
+        broker.dispatch_workflow(SCHEMA)
+        assert waiting.result(HANG).state is State.READY
 
 
 def test_nobody_is_told_anything_after_the_last_stream_is_closed(broker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -111,6 +112,15 @@ def test_get_step_of_a_worker_that_is_unregistered_meanwhile_ends_with_an_error(
             waiting.result(HANG)
 
 
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 1e10])
+def test_get_step_may_wait_for_ages(broker, waits, timeout):
+    worker = broker.register_worker([SCHEMA])
+    with in_thread(lambda: broker.get_step(worker, timeout)) as waiting:
+        waits.wait_begun()
+        run = broker.dispatch_workflow(SCHEMA)
+        assert waiting.result(HANG).instance_id == run
+
+
 # -- waiting for a result ---------------------------------------------------------------------------------------------
 
 
@@ -142,6 +152,16 @@ def test_result_gives_up_when_its_time_is_over():
     with pytest.raises(RunNotFinished, match="is PENDING"):
         broker.result(run, timeout=3.0)
     assert clock.now == 1003.0
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 1e10])
+def test_result_may_wait_for_ages(broker, waits, timeout):
+    worker = broker.register_worker([SCHEMA])
+    run = broker.dispatch_workflow(SCHEMA)
+    with in_thread(lambda: broker.result(run, timeout)) as waiting:
+        waits.wait_begun()
+        finish(broker, worker)
+        assert waiting.result(HANG) == "b"
 
 
 # -- news -------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from fuseline import StepCrashed, StepTimedOut
 from fuseline.errors import PolicyError
 from fuseline.messages import FailureDecision
 from fuseline.policies import RetryPolicy, StepTimeoutPolicy
-from fuseline.policies.base import policy_config, policy_from_config
+from fuseline.policies.base import built_in_policy, policy_config
 
 NO_NUMBERS = [math.nan, math.inf, -math.inf, "1", None, True, 1j, [1], 10**400]
 
@@ -235,6 +235,18 @@ def test_a_failure_of_which_nothing_is_known_is_answered_for_by_any_policy():
     assert policy.decide(None, 2) == FailureDecision(FailureDecision.FAIL)
 
 
+@pytest.mark.parametrize("delay", [-0.5, math.nan, math.inf, -math.inf])
+def test_a_decision_has_a_delay_that_comes_to_an_end(delay):
+    with pytest.raises(PolicyError, match="delay="):
+        FailureDecision(FailureDecision.RETRY, delay)
+
+
+@pytest.mark.parametrize("action", [None, True, "AGAIN"])
+def test_a_decision_is_one_of_three(action):
+    with pytest.raises(PolicyError, match="RETRY, FAIL or SKIP"):
+        FailureDecision(action)
+
+
 def test_a_decision_uses_the_draw_it_is_given():
     decision = RetryPolicy(wait=8, jitter=1).decide(None, 1, lambda: 0.25)
     assert decision == FailureDecision(FailureDecision.RETRY, 6.0)
@@ -250,7 +262,7 @@ def test_a_retry_policy_goes_to_its_config_and_back(policy):
     again = RetryPolicy.from_config(policy.to_config())
     assert again == policy
     assert hash(again) == hash(policy)
-    assert policy_from_config(policy_config(policy)) == policy
+    assert built_in_policy(policy_config(policy), RetryPolicy) == policy
     assert pickle.loads(pickle.dumps(policy)) == policy
     assert copy.deepcopy(policy) == policy
 

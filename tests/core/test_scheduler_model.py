@@ -240,6 +240,6 @@ PLANTED = [
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_random_histories_find_a_planted_bug(plant, monkeypatch):
     plant(monkeypatch)
-    search = settings(SETTINGS, max_examples=300, derandomize=True, phases=[Phase.generate], print_blob=False)
+    search = settings(SETTINGS, max_examples=1000, derandomize=True, phases=[Phase.generate], print_blob=False)
     with pytest.raises((AssertionError, IllegalMove, LookupError)):
         run_state_machine_as_test(SchedulerModel, settings=search)
