@@ -137,11 +137,11 @@ def find_modules(root: Path) -> list[dict[str, str]]:
     The largest come first: when the last files are small, all cores are busy until the end.
     """
     base = root.parent if root.is_file() else root
-    sizes = {}
-    for path in [root] if root.is_file() else root.rglob("*.py"):
-        is_installed = not INSTALLED.isdisjoint(path.relative_to(base).parts)
-        if not is_installed and path.is_file() and os.access(path, os.R_OK):
-            sizes[path] = path.stat().st_size
+    paths = [root] if root.is_file() else []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in INSTALLED]
+        paths += [Path(folder, name) for name in names if name.endswith(".py")]
+    sizes = {path: path.stat().st_size for path in paths if path.is_file() and os.access(path, os.R_OK)}
     return [
         {"path": str(path), "module": ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")}
         for path in sorted(sizes, key=lambda path: (-sizes[path], path))

@@ -44,7 +44,7 @@ BAD_NAMES = {
     "bytes": b"load",
     "number": 7,
 }
-GOOD_NAMES = ["load", "load/../x", "..", "Läden öffnen", "ロード", "<b>load</b>", "a b", "x" * 200, "%s {0}", "@"]
+GOOD_NAMES = ["load", "load/../x", "..", "Läden öffnen", "ロード", "<b>load</b>", "a b", "x" * 200, "%s {0}"]
 
 bad_names = pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES.keys())
 
