@@ -3,7 +3,7 @@
 ::
 
     program ── ["workflow", id] + its pickle ─▶ child      once per workflow, before its first assignment
-    program ── ["attempt", token, …] + values ─▶ child
+    program ── ["attempt", token, …] + values ─▶ child     it may be taken back until the child takes its ticket
     program ◀─ ["ended", token, …] + value ──── child
     program ── ["close"] ──────────────────────▶ child     teardown, then a clean exit
 
@@ -25,6 +25,7 @@ from fuseline.errors import NotPicklableError
 from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload, StepAssignment
 from fuseline.processes.channel import Channel
 from fuseline.processes.stamp import Stamp
+from fuseline.processes.tickets import Tickets
 from fuseline.values import ErrorInfo, Value, encode_error
 
 __all__ = [
@@ -42,10 +43,10 @@ Packed = tuple[list[Any], list[bytes]]
 # -- the child --------------------------------------------------------------------------------------------------------
 
 
-def child_main(connection: Connection, stamp: Stamp, program: int) -> None:
+def child_main(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
     """Serve assignments until told to close. The target of a child process."""
     _detach(program)
-    _Server(connection, stamp).serve()
+    _Server(connection, stamp, tickets).serve()
 
 
 def _detach(program: int) -> None:
@@ -66,10 +67,11 @@ def _detach(program: int) -> None:
 
 
 class _Server:
-    def __init__(self, connection: Connection, stamp: Stamp) -> None:
+    def __init__(self, connection: Connection, stamp: Stamp, tickets: Tickets) -> None:
         self._connection = connection
         self._channel = Channel(connection.fileno())
         self._stamp = stamp
+        self._tickets = tickets
         self._pid = os.getpid()
         self._pickles: dict[str, bytes] = {}
         self._hosted: dict[str, Hosted] = {}
@@ -82,7 +84,8 @@ class _Server:
                 if header[0] == "workflow":
                     self._pickles[header[1]] = blobs[0]
                 elif header[0] == "attempt":
-                    self._attempt(header, blobs)
+                    if self._tickets.redeem(header[1]):
+                        self._attempt(header, blobs)
                 elif header[0] == "close":
                     self._host.close()
                     return

@@ -65,7 +65,11 @@ class Executor(ABC):
 
     @abstractmethod
     def free_slots(self) -> int:
-        """Return how many more assignments may be submitted now."""
+        """Return how many more assignments may be submitted now.
+
+        That is one for each idle slot, and a few more if the executor likes to have them at hand; those wait only while
+        every slot is busy.
+        """
 
     @abstractmethod
     def submit(self, assignment: StepAssignment) -> None:

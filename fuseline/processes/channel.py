@@ -17,7 +17,7 @@ import json
 import os
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 __all__ = ["Channel", "Message", "ProtocolError"]
@@ -87,15 +87,15 @@ class Channel:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def receive(self) -> list[Message]:
-        """Return the messages that are there; on a blocking descriptor, wait until there is one or the end.
+    def receive(self) -> Iterator[Message]:
+        """Yield the messages that are there; on a blocking descriptor, wait until there is one or the end.
 
         Raises:
-            ProtocolError: something that is no message was read.
+            ProtocolError: something that is no message was read, after the messages that were yielded.
         """
-        messages: list[Message] = []
         blocking = os.get_blocking(self._fd)
-        while not self.has_ended and not (blocking and messages):
+        is_done = False
+        while not is_done and not self.has_ended:
             try:
                 # Never more than a message's worth beyond what is at hand: big values are read in big pieces.
                 wanted = min(max(self._needed - len(self._incoming), _CHUNK), _BIG_CHUNK)
@@ -108,29 +108,32 @@ class Channel:
                 self.has_ended = True
                 break
             self._incoming += chunk
+            is_done = len(chunk) < wanted and not blocking  # that was all
             if len(self._incoming) >= self._needed:
-                self._parse(messages)
-            if len(chunk) < wanted and not blocking:
-                break  # that was all
-        return messages
+                for message in self._parse():
+                    is_done |= blocking
+                    yield message
 
-    def _parse(self, messages: list[Message]) -> None:
+    def _parse(self) -> Iterator[Message]:
         buffer = self._incoming
         at = 0
-        while True:
-            if len(buffer) - at < _PREFIX.size:
+        try:
+            while True:
                 self._needed = _PREFIX.size
-                break
-            magic, header_size, body_size = _PREFIX.unpack_from(buffer, at)
-            if magic != _MAGIC or header_size > _MAX_HEADER or body_size > _MAX_BODY:
-                raise ProtocolError(f"{bytes(buffer[at : at + 40])!r} is not the start of a message")
-            end = at + _PREFIX.size + header_size + body_size
-            if len(buffer) < end:
-                self._needed = end - at
-                break
-            messages.append(self._cut(at + _PREFIX.size, header_size, body_size))
-            at = end
-        del buffer[:at]
+                if len(buffer) - at < _PREFIX.size:
+                    return
+                magic, header_size, body_size = _PREFIX.unpack_from(buffer, at)
+                if magic != _MAGIC or header_size > _MAX_HEADER or body_size > _MAX_BODY:
+                    raise ProtocolError(f"{bytes(buffer[at : at + 40])!r} is not the start of a message")
+                end = at + _PREFIX.size + header_size + body_size
+                if len(buffer) < end:
+                    self._needed = end - at
+                    return
+                message = self._cut(at + _PREFIX.size, header_size, body_size)
+                at = end
+                yield message
+        finally:
+            del buffer[:at]
 
     def _cut(self, at: int, header_size: int, body_size: int) -> Message:
         view = memoryview(self._incoming)

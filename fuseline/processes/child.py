@@ -19,6 +19,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,6 +28,7 @@ import psutil
 from fuseline.processes import guardian
 from fuseline.processes.channel import Channel
 from fuseline.processes.stamp import Stamp
+from fuseline.processes.tickets import Tickets
 from fuseline.processes.tree import descendants, group_members, is_alive, kill_processes, signal_group
 
 __all__ = ["Child"]
@@ -40,7 +42,7 @@ _PATIENCE = 5.0
 
 
 class Child:
-    """A child process that runs ``target(connection, stamp, pid of this program)``.
+    """A child process that runs ``target(connection, stamp, tickets, pid of this program)``.
 
     The guardian must have been acquired.
 
@@ -48,32 +50,34 @@ class Child:
         OSError: the system has no process or descriptor left to give.
     """
 
-    def __init__(self, target: Callable[[Connection, Stamp, int], None], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, target: Callable[[Connection, Stamp, Tickets, int], None], environment: Mapping[str, str]
+    ) -> None:
         from loky.backend import get_context
 
         context = get_context("loky")
-        self._connection, theirs = context.Pipe(duplex=True)
-        self.stamp = Stamp()
-        try:
-            # daemon: if this program exits without closing, multiprocessing ends it instead of waiting for it.
-            self._process: Any = context.Process(
-                target=target,
-                args=(theirs, self.stamp, os.getpid()),
-                daemon=True,
-                env=dict(environment),
-                name="fuseline-child",
-            )
-            guardian.in_lasting_thread(self._process.start)
+        with ExitStack() as undo:
+            self._connection, theirs = context.Pipe(duplex=True)
+            undo.callback(self._connection.close)
+            with theirs:
+                self.stamp = Stamp()
+                undo.callback(self.stamp.close)
+                self.tickets = Tickets()
+                undo.callback(self.tickets.close)
+                # daemon: if this program exits without closing, multiprocessing ends it instead of waiting for it.
+                self._process: Any = context.Process(
+                    target=target,
+                    args=(theirs, self.stamp, self.tickets, os.getpid()),
+                    daemon=True,
+                    env=dict(environment),
+                    name="fuseline-child",
+                )
+                guardian.in_lasting_thread(self._process.start)
+            self.stamp.close_fd()
             self.pid: int = self._process.pid
             guardian.watch(self.pid)
             self._exit_fd: int = _open_exit_fd(self._process)
-        except BaseException:
-            self._connection.close()
-            self.stamp.close()
-            raise
-        finally:
-            theirs.close()
-            self.stamp.close_fd()
+            undo.pop_all()
         os.set_blocking(self._connection.fileno(), False)
         self.channel = Channel(self._connection.fileno())
         self.returncode: int | None = None  #: as of ``waitpid``: negative for a signal; None if unknown
@@ -163,6 +167,7 @@ class Child:
         os.close(self._exit_fd)
         self._connection.close()
         self.stamp.close()
+        self.tickets.close()
         if self._reaped:
             self._process.join()  # returns at once; multiprocessing drops it from its list of children
         self._process = None  # with the last reference, loky closes its own descriptor

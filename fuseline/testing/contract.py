@@ -332,7 +332,7 @@ class ExecutorContract:
 
     # -- slots, life, end ---------------------------------------------------------------------------------------------
 
-    def test_a_slot_holds_one_assignment_from_submit_to_report(self) -> None:
+    def test_an_assignment_takes_room_from_submit_to_report(self) -> None:
         step = steps.Echo()
         with self.bench(step) as bench:
             free = bench.executor.free_slots()
@@ -340,7 +340,7 @@ class ExecutorContract:
             bench.submit(step, value=1)
             assert bench.executor.free_slots() == free - 1
             bench.collect(1)
-            assert bench.executor.free_slots() == free
+            assert bench.executor.free_slots() >= free  # more, if it has seen that steps are short
 
     def test_slots_work_side_by_side(self) -> None:
         step = steps.Hold()

@@ -37,8 +37,8 @@ def test_messages_come_whole_and_in_order(pair: Pair) -> None:
     sender, receiver = Channel(pair[0].fileno()), Channel(pair[1].fileno())
     sender.send(["one", 1, None], [b"x", b"", b"yy"])
     sender.send(["two"])
-    assert receiver.receive() == [(["one", 1, None], [b"x", b"", b"yy"]), (["two"], [])]
-    assert receiver.receive() == []
+    assert list(receiver.receive()) == [(["one", 1, None], [b"x", b"", b"yy"]), (["two"], [])]
+    assert list(receiver.receive()) == []
 
 
 def test_a_value_larger_than_the_pipe_blocks_neither_end(pair: Pair) -> None:
@@ -66,9 +66,9 @@ def test_a_blocking_end_waits_for_a_message(pair: Pair) -> None:
     pair[1].setblocking(True)
     sender, receiver = Channel(pair[0].fileno()), Channel(pair[1].fileno())
     sender.send(["hello"])
-    assert receiver.receive() == [(["hello"], [])]
+    assert list(receiver.receive()) == [(["hello"], [])]
     pair[0].close()
-    assert receiver.receive() == []
+    assert list(receiver.receive()) == []
     assert receiver.has_ended
 
 
@@ -76,8 +76,8 @@ def test_what_was_sent_before_the_end_is_read_before_it(pair: Pair) -> None:
     sender, receiver = Channel(pair[0].fileno()), Channel(pair[1].fileno())
     sender.send(["last words"])
     pair[0].close()
-    assert receiver.receive() == [(["last words"], [])]
-    assert receiver.receive() == []
+    assert list(receiver.receive()) == [(["last words"], [])]
+    assert list(receiver.receive()) == []
     assert receiver.has_ended
 
 
@@ -87,8 +87,8 @@ def test_half_a_message_and_the_end_is_no_message(pair: Pair) -> None:
     raw = pair[1].recv(10_000)
     pair[0].send(raw[: len(raw) // 2])
     pair[0].close()
-    assert receiver.receive() == []
-    assert receiver.receive() == []
+    assert list(receiver.receive()) == []
+    assert list(receiver.receive()) == []
     assert receiver.has_ended
 
 
@@ -116,4 +116,18 @@ def test_garbage_is_refused(pair: Pair, garbage: bytes) -> None:
     receiver = Channel(pair[1].fileno())
     pair[0].send(garbage)
     with pytest.raises(ProtocolError):
-        receiver.receive()
+        list(receiver.receive())
+
+
+def test_messages_before_garbage_are_heard(pair: Pair) -> None:
+    sender, receiver = Channel(pair[0].fileno()), Channel(pair[1].fileno())
+    sender.send(["good"], [b"x"])
+    pair[0].send(b"garbage" * 10)
+    heard = []
+    with pytest.raises(ProtocolError):
+        heard.extend(receiver.receive())
+    messages = receiver.receive()
+    assert heard == [(["good"], [b"x"])]
+    pair[0].send(b"more")
+    with pytest.raises(ProtocolError):
+        next(messages)

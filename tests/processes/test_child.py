@@ -18,6 +18,7 @@ from fuseline.processes import guardian
 from fuseline.processes.channel import Channel
 from fuseline.processes.child import Child
 from fuseline.processes.stamp import Stamp
+from fuseline.processes.tickets import Tickets
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
 
@@ -29,11 +30,11 @@ def lead_a_group(program: int) -> None:
     assert os.getppid() == program
 
 
-def return_at_once(connection: Connection, stamp: Stamp, program: int) -> None:
+def return_at_once(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
     lead_a_group(program)
 
 
-def say_and_wait(connection: Connection, stamp: Stamp, program: int) -> None:
+def say_and_wait(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
     """Stamp, start a process that would stay, say its pid, and wait for the end of the pipe."""
     lead_a_group(program)
     stamp.pick_up(7)
@@ -41,12 +42,12 @@ def say_and_wait(connection: Connection, stamp: Stamp, program: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     channel = Channel(connection.fileno())
     channel.send(["started", process.pid, os.environ.get("CAP")])
-    channel.receive()
+    list(channel.receive())
 
 
-def ignore_sigterm(connection: Connection, stamp: Stamp, program: int) -> None:
+def ignore_sigterm(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    say_and_wait(connection, stamp, program)
+    say_and_wait(connection, stamp, tickets, program)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,358 @@
+"""Slot: a child process, the assignment that runs in it, and the few that wait in it for their turn.
+
+Who says that an attempt is over::
+
+    BOOTING ──"ready"──▶ serving ──send──▶ busy ──"ended"──▶ serving     the child says so
+                                            │──its process ends──▶ ending ──gone──▶ LOST
+                                            │──deadline──────────▶ ending ──gone──▶ TIMED_OUT
+                                            └──end(KILLED)───────▶ ending ──gone──▶ KILLED
+
+The report of an attempt whose child ended appears only when nothing is left of the child's process group, so a next
+attempt never runs beside it. Before an attempt is called lost or timed out, its pipe is read to the end: a report that
+is in there wins.
+
+An assignment that waits in a child can be taken back until the child begins it (``processes.tickets``). Before a child
+is ended, everything is taken back that can be. So what is left in it, one assignment at most, is what its end is for.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fuseline.errors import StepCrashed, StepError, StepLost, StepTimedOut
+from fuseline.messages import AttemptReport, Outcome, StepAssignment
+from fuseline.processes.channel import Message, ProtocolError
+from fuseline.processes.child import Child
+from fuseline.values import encode_error
+from fuseline.worker import child_main, pack_assignment, unpack_report
+
+__all__ = ["Desk", "Slot", "cancelled"]
+
+#: Seconds that loading the code of a workflow may take in a child, on top of the timeout of the step that waits for it.
+_LOADING_ALLOWANCE = 60.0
+#: Seconds in which a child that is told to close may tear down its steps and exit by itself.
+_CLOSING_GRACE = 5.0
+#: Seconds between the end of a child's pipe and the end of its process, if it is dying.
+_DYING_ALLOWANCE = 0.5
+#: Seconds that an attempt may run before those that wait behind it are taken back.
+_PATIENCE = 0.1
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """What all slots of an executor share."""
+
+    selector: selectors.BaseSelector
+    pickles: Mapping[str, bytes]  #: ``{workflow_id: its steps}``
+    environment: Mapping[str, str]  #: of children, on top of the program's
+    grace: float  #: seconds between SIGTERM and SIGKILL
+    waiting: deque[StepAssignment] = field(default_factory=deque)  #: in no child; those taken back come first
+    reports: list[AttemptReport] = field(default_factory=list)
+
+
+class Slot:
+    """Room for one running assignment, the child in it, and what waits there."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.child: Child | None = None
+        self.is_ready = False  #: whether the child has said so
+        self.problem = ""  #: why the child ended before it was ready
+        self.queue: deque[StepAssignment] = deque()  #: in the child, in its order; the first runs, or will
+        self._known: set[str] = set()  #: workflows that the child has
+        self._last_token = 0  #: what the child has stamped until it begins the first of the queue
+        self._verdict: Outcome | None = None  #: why the child is being ended by us
+        self._close_by: float | None = None  #: when a child that was told to close is ended
+        self._wants_write = False
+        self._due: float | None = None  #: when to look at the deadline of the first, or at the end of the child
+        self._patient_until: float | None = None  #: then those behind the first are taken back; None if they were
+        self.wants_child = False  #: whether its child died at work, so that a new one is likely to be needed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether an assignment would begin as soon as it is here, or its child has started."""
+        return not self.queue and self.is_usable
+
+    @property
+    def waits(self) -> int:
+        """How many assignments are in it that do not run yet."""
+        return max(0, len(self.queue) - self.is_ready)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether assignments can be sent to the child, or to one that ``start`` starts."""
+        if self._verdict is not None:
+            return False
+        return self.child is None or not (self.child.is_ending or self.child.channel.has_ended)
+
+    def room(self, depth: int) -> int:
+        """Return how many more assignments it takes if ``depth`` may be in it while its child is quick with them."""
+        if not self.is_usable:
+            return 0
+        is_slow = self._patient_until is None or time.monotonic() >= self._patient_until
+        if not self.is_ready or (self.queue and is_slow):
+            depth = 1
+        return max(0, depth - len(self.queue))
+
+    def deadline(self) -> float | None:
+        """Return when ``look`` must be called even if nothing comes in, in monotonic seconds."""
+        behind = self._patient_until if len(self.queue) > 1 else None
+        return min((when for when in (self._due, behind) if when is not None), default=None)
+
+    # -- assignments --------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start a child.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        self.is_ready = False
+        self.problem = ""
+        self.wants_child = False
+        self._known = set()
+        self._last_token = 0
+        self.child = child = Child(child_main, self._desk.environment)
+        self._wants_write = False
+        self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
+        self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))
+
+    def send(self, assignment: StepAssignment) -> None:
+        """Hand an assignment to the child, which begins it when it is done with those before."""
+        child = self.child
+        assert child is not None
+        if assignment.workflow_id not in self._known:
+            self._known.add(assignment.workflow_id)
+            pickled = self._desk.pickles[assignment.workflow_id]
+            child.channel.send(["workflow", assignment.workflow_id], [pickled])
+        child.tickets.issue(assignment.token)
+        child.channel.send(*pack_assignment(assignment))
+        self.queue.append(assignment)
+        if len(self.queue) == 1:
+            self._first_changed(time.monotonic())
+        self._watch()
+
+    def _first_changed(self, now: float) -> None:
+        """Set the times of the assignment that is the first of the queue now."""
+        first = self.queue[0] if self.queue else None
+        self._due = None if first is None or first.timeout is None else now + first.timeout
+        self._patient_until = now + _PATIENCE
+
+    def take_back(self, count: int | None = None) -> bool:
+        """Put up to ``count`` assignments, oldest first, that the child has not begun back to the waiting ones.
+
+        Default is all. Return whether there were any.
+        """
+        assert self.child is not None
+        tokens = set(self.child.tickets.take_back(len(self.queue) if count is None else count)) if self.queue else set()
+        back = [assignment for assignment in self.queue if assignment.token in tokens]
+        if not back:
+            return False
+        first = self.queue[0]
+        self.queue = deque(assignment for assignment in self.queue if assignment.token not in tokens)
+        self._desk.waiting.extendleft(reversed(back))
+        if not self.queue or self.queue[0] is not first:
+            self._first_changed(time.monotonic())
+        return True
+
+    # -- hearing from the child ---------------------------------------------------------------------------------------
+
+    def on_event(self, what: str, events: int) -> None:
+        """Act on a descriptor that is readable or writable."""
+        if self.child is None:
+            return  # its pipe and its exit were in the same batch
+        if what == "exit":
+            self._advance()
+        elif events & selectors.EVENT_READ:
+            self._read()
+        if events & selectors.EVENT_WRITE and self.child is not None:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Wait for the pipe to take more, exactly while there is something left to write."""
+        child, selector = self.child, self._desk.selector
+        assert child is not None
+        wants = not child.channel.flush()
+        if wants != self._wants_write and child.fileno() in selector.get_map():
+            self._wants_write = wants
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants else 0)
+            selector.modify(child.fileno(), events, (self, "pipe"))
+
+    def _read(self) -> None:
+        child = self.child
+        assert child is not None
+        try:
+            for message in child.channel.receive():
+                self._understand(message)
+        except (ProtocolError, ValueError, TypeError, IndexError, KeyError):
+            # A step wrote into the pipe. The child cannot be talked to any more.
+            self._end(Outcome.LOST)
+            self._unregister([child.fileno()])
+            return
+        if child.channel.has_ended:
+            self._unregister([child.fileno()])  # it would be readable for ever; the exit is still to come
+            if not child.has_exited() and not child.is_ending:
+                # The kernel closes the pipe of a dying process a moment before it tells of the death.
+                self._due = time.monotonic() + _DYING_ALLOWANCE
+
+    def _unregister(self, fds: Iterable[int]) -> None:
+        for fd in fds:
+            if fd in self._desk.selector.get_map():
+                self._desk.selector.unregister(fd)
+
+    def _understand(self, message: Message) -> None:
+        header, blobs = message
+        if header[0] == "ready":
+            self.is_ready = True
+            return
+        report = unpack_report(header, blobs)
+        if not self.queue or self.queue[0].token != report.token or self._verdict is not None:
+            return  # its outcome was decided before
+        self.queue.popleft()
+        self._last_token = report.token
+        self._first_changed(time.monotonic())
+        self._desk.reports.append(report)
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Act on what is due at ``now``."""
+        if len(self.queue) > 1 and self._patient_until is not None and now >= self._patient_until:
+            self._patient_until = None
+            self.take_back()
+        if self._due is not None and now >= self._due:
+            self._time_is_up(now)
+
+    def _time_is_up(self, now: float) -> None:
+        child = self.child
+        assert child is not None
+        if child.is_ending or child.has_exited():
+            self._advance()
+        elif child.channel.has_ended:
+            self._end(Outcome.LOST)  # it lives on without its pipe: nothing can come back from it
+        elif self._close_by is not None:
+            self._end(Outcome.KILLED)
+        elif self.queue and self.queue[0].timeout is not None:
+            self._check_deadline(self.queue[0], self.queue[0].timeout, now)
+        else:
+            self._due = None
+
+    def _check_deadline(self, first: StepAssignment, timeout: float, now: float) -> None:
+        assert self.child is not None
+        stamp = self.child.stamp.read()
+        if stamp.token == self._last_token:
+            deadline = now + timeout  # not begun yet; if it begins right now, it has until then
+        elif stamp.token != first.token:
+            deadline = now  # it has ended and the next has begun; or a step wrote over the stamp
+        elif not stamp.started:
+            deadline = min(now + timeout, stamp.picked_up + timeout + _LOADING_ALLOWANCE)
+        else:
+            deadline = stamp.started + timeout
+        self._due = deadline
+        if now < deadline:
+            return
+        self.take_back()  # then none of those behind it begins while it is judged
+        self._read()  # a report that has come in by now was in time
+        if self.queue and self.queue[0] is first:
+            # With a stamp that makes no sense, no deadline could be kept any more.
+            self._end(Outcome.TIMED_OUT if stamp.token == first.token else Outcome.LOST)
+
+    # -- the end of a child -------------------------------------------------------------------------------------------
+
+    def kill(self, token: int) -> None:
+        """End the child if it has begun this assignment; if not, put it back to the waiting ones."""
+        self.take_back()
+        self._read()  # what was before it may have ended
+        if any(assignment.token == token for assignment in self.queue):
+            self._end(Outcome.KILLED)
+
+    def close(self) -> None:
+        """Let an idle child tear down its steps and exit, end another; both go on in ``on_event`` and ``look``."""
+        if self.child is None:
+            return
+        now = time.monotonic()
+        self._close_by = now + _CLOSING_GRACE
+        self.take_back()
+        if self.queue or not self.is_ready:
+            self._end(Outcome.KILLED)
+        elif not self.child.is_ending:
+            self.child.channel.send(["close"])
+            self._due = self._close_by
+
+    def _end(self, verdict: Outcome) -> None:
+        if self._verdict is not None:
+            return
+        assert self.child is not None
+        self.take_back()
+        self._verdict = verdict
+        self._due = now = time.monotonic()
+        self.child.end(now, self._desk.grace)
+
+    def _advance(self) -> None:
+        """Bring the end of the child forward, and settle its assignment once nothing is left of it."""
+        child = self.child
+        assert child is not None
+        fds = (child.fileno(), child.exit_fd)
+        if child.has_exited():
+            self.take_back()
+            self._read()  # drain, then judge
+            self._unregister(fds)
+        stamp = child.stamp.read()
+        self._due = child.advance(time.monotonic())
+        if not child.is_gone:
+            return
+        self._unregister(fds)  # it may have been given up while it lives
+        self.child = None
+        was_ready, self.is_ready = self.is_ready, False
+        if not was_ready and self._verdict is None and self._close_by is None:
+            self.problem = f"it ended with exit code {child.returncode} before it was ready"
+        self._settle(child.returncode, stamp.token, stamp.picked_up)
+
+    def _settle(self, returncode: int | None, token: int, picked_up: float) -> None:
+        """Judge what the dead child had begun, and put back what it had not."""
+        verdict, self._verdict = self._verdict, None
+        left, self.queue = list(self.queue), deque()
+        self._due = None
+        started = picked_up if token != self._last_token else None
+        if left and (started is not None or verdict is Outcome.KILLED):
+            first = left.pop(0)
+            self._report_end(first, verdict or Outcome.LOST, _what_ended(first, verdict, returncode), started)
+            self.wants_child = self._close_by is None
+        if left and left[0].token == token:
+            # It came after one whose report is lost in what a step wrote into the pipe: not its doing.
+            innocent = left.pop(0)
+            self._report_end(innocent, Outcome.KILLED, cancelled(innocent), started)
+        self._desk.waiting.extendleft(reversed(left))
+
+    def _report_end(
+        self, assignment: StepAssignment, outcome: Outcome, error: StepError, started: float | None
+    ) -> None:
+        report = AttemptReport(token=assignment.token, outcome=outcome, error=encode_error(error), started=started)
+        self._desk.reports.append(report)
+
+
+def cancelled(assignment: StepAssignment) -> StepLost:
+    """Return the error of an assignment that was killed on request."""
+    return StepLost(
+        f"step {assignment.step_name!r} was killed because it was cancelled.",
+        step_name=assignment.step_name,
+        instance_id=assignment.instance_id,
+        attempt=assignment.attempt,
+    )
+
+
+def _what_ended(assignment: StepAssignment, verdict: Outcome | None, returncode: int | None) -> StepError:
+    whom = {"step_name": assignment.step_name, "instance_id": assignment.instance_id, "attempt": assignment.attempt}
+    if verdict is Outcome.TIMED_OUT:
+        assert assignment.timeout is not None
+        return StepTimedOut(timeout=assignment.timeout, killed=True, **whom)  # type: ignore[arg-type]
+    if verdict is Outcome.LOST:
+        how = "closed the pipe of its process, or wrote into it, so that nothing could be heard from it any more"
+        return StepCrashed(how=how, **whom)  # type: ignore[arg-type]
+    if verdict is Outcome.KILLED:
+        return cancelled(assignment)
+    return StepCrashed.from_returncode(returncode, **whom)  # type: ignore[arg-type]

@@ -1,0 +1,183 @@
+"""What waits in a child behind another assignment: it is begun once, somewhere, whatever becomes of that other one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuseline import Step
+from fuseline.executors import LokyExecutor
+from fuseline.messages import Outcome
+from fuseline.policies import StepTimeoutPolicy
+from fuseline.testing import Gate
+from fuseline.testing.contract import Bench, result_of
+from fuseline.testing.steps import Echo, Hold, StuckInC, WhereAmI
+
+
+class Log(Step):
+    """Appends its name to a file, and then does what it is told."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.path = str(path)
+
+    def run_step(self, name: str, deed: str = "return") -> str:
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, f"{name}\n".encode())
+        os.close(fd)
+        if deed == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif deed == "hang":
+            pow(7, 10**9)
+        elif deed == "dawdle":
+            time.sleep(0.15)
+        return name
+
+
+def begun(log: Log) -> Counter[str]:
+    path = Path(log.path)
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+def warm_up(bench: Bench, step: Step) -> None:
+    """Let the executor see that steps are short."""
+    bench.run_all(step, [{"name": "warm"}] * 20 if isinstance(step, Log) else [{}] * 20)
+
+
+def test_a_child_gets_more_than_one_only_while_steps_are_short() -> None:
+    quick = Echo()
+    with Bench(LokyExecutor(2), quick) as bench:
+        assert bench.executor.free_slots() == 2
+        warm_up(bench, quick)
+        assert bench.executor.free_slots() > 2
+
+
+def test_what_waits_behind_a_long_step_goes_to_an_idle_child() -> None:
+    quick, hold, where = Echo(), Hold(), WhereAmI()
+    with Gate() as first, Gate() as second, Bench(LokyExecutor(2), quick, hold, where) as bench:
+        warm_up(bench, quick)
+        holds = [bench.submit(hold, gate=gate) for gate in (first, second)]
+        behind = [bench.submit(where) for _ in range(bench.executor.free_slots())]
+        assert len(behind) >= 2
+        pid = int(first.wait_entered())
+        second.wait_entered()
+        first.open()
+        reports = bench.collect(1 + len(behind))  # the second still holds its child
+        assert {result_of(reports[token])[0] for token in behind} == {pid}
+        second.open()
+        reports |= bench.collect(1)
+        assert [result_of(reports[token]) for token in holds] == ["let go", "let go"]
+
+
+def test_nothing_more_is_put_behind_steps_that_take_long() -> None:
+    quick, hold, where = Echo(), Hold(), WhereAmI()
+    with Gate() as first, Gate() as second, Bench(LokyExecutor(2), quick, hold, where) as bench:
+        warm_up(bench, quick)
+        tokens = [bench.submit(hold, gate=gate) for gate in (first, second)]
+        first.wait_entered()
+        second.wait_entered()
+        behind = [bench.submit(where) for _ in range(2)]
+        while bench.executor.free_slots():  # until both have taken long
+            assert bench.executor.poll() == []
+        first.open()
+        assert set(bench.collect(3)) == {tokens[0], *behind}
+        second.open()
+        bench.collect(1)
+
+
+@pytest.mark.parametrize("end", ["killed", "timed out", "crashed"])
+def test_what_waits_behind_a_step_that_is_ended_runs_once(end: str, tmp_path: Path) -> None:
+    log, hold, stuck = Log(tmp_path / "log"), Hold(), StuckInC(policies=[StepTimeoutPolicy(0.05)])
+    with Gate() as gate, Bench(LokyExecutor(1), log, hold, stuck) as bench:
+        warm_up(bench, log)
+        bad = bench.submit(stuck) if end == "timed out" else bench.submit(hold, gate=gate)
+        behind = [bench.submit(log, name=f"n{i}") for i in range(bench.executor.free_slots())]
+        assert behind
+        if end != "timed out":
+            pid = int(gate.wait_entered())
+            if end == "killed":
+                bench.executor.kill(bad)
+            else:
+                os.kill(pid, signal.SIGKILL)
+        reports = bench.collect(1 + len(behind))
+        outcome = {"killed": Outcome.KILLED, "timed out": Outcome.TIMED_OUT, "crashed": Outcome.LOST}[end]
+        assert reports[bad].outcome is outcome
+        assert [result_of(reports[token]) for token in behind] == [f"n{i}" for i in range(len(behind))]
+        assert begun(log) == Counter({"warm": 20, **{f"n{i}": 1 for i in range(len(behind))}})
+
+
+def test_one_that_waits_can_be_killed_alone(tmp_path: Path) -> None:
+    log, hold = Log(tmp_path / "log"), Hold()
+    with Gate() as gate, Bench(LokyExecutor(1), log, hold) as bench:
+        warm_up(bench, log)
+        first = bench.submit(hold, gate=gate)
+        doomed, spared = bench.submit(log, name="doomed"), bench.submit(log, name="spared")
+        gate.wait_entered()
+        bench.executor.kill(doomed)
+        report = bench.collect(1)[doomed]
+        assert (report.outcome, report.started) == (Outcome.KILLED, None)
+        gate.open()
+        reports = bench.collect(2)
+        assert result_of(reports[first]) == "let go"
+        assert result_of(reports[spared]) == "spared"
+        assert begun(log)["doomed"] == 0
+
+
+def test_close_hands_back_what_waits(tmp_path: Path) -> None:
+    log, hold = Log(tmp_path / "log"), Hold()
+    with Gate() as gate:
+        with Bench(LokyExecutor(1), log, hold) as bench:
+            warm_up(bench, log)
+            first, behind = bench.submit(hold, gate=gate), bench.submit(log, name="behind")
+            gate.wait_entered()
+        reports = {report.token: report for report in bench.executor.poll()}
+    assert reports[first].outcome is Outcome.KILLED
+    assert (reports[behind].outcome, reports[behind].started) == (Outcome.LOST, None)
+    assert begun(log)["behind"] == 0
+
+
+def test_time_in_the_queue_does_not_count() -> None:
+    quick, hold, timed = Echo(), Hold(), WhereAmI(policies=[StepTimeoutPolicy(0.2)])
+    with Gate() as gate, Bench(LokyExecutor(1), quick, hold, timed) as bench:
+        warm_up(bench, quick)
+        bench.submit(hold, gate=gate)
+        behind = bench.submit(timed)
+        gate.wait_entered()
+        until = time.monotonic() + 0.4
+        while time.monotonic() < until:
+            assert bench.executor.poll() == []
+        gate.open()
+        assert bench.collect(2)[behind].outcome is Outcome.RETURNED
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_among_crashes_kills_and_timeouts_each_is_begun_once(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    log = Log(tmp_path / "log", policies=[StepTimeoutPolicy(0.5)])
+    deeds = chance.choices(["return", "dawdle", "die", "hang"], [90, 5, 4, 1], k=250)
+    with Bench(LokyExecutor(3), log) as bench:
+        warm_up(bench, log)
+        tokens: dict[int, int] = {}
+        reports = {}
+        while len(reports) < len(deeds):
+            while len(tokens) < len(deeds) and bench.executor.free_slots():
+                number = len(tokens)
+                tokens[bench.submit(log, name=f"n{number}", deed=deeds[number])] = number
+            if chance.random() < 0.03:
+                bench.executor.kill(chance.choice(list(tokens)))
+            reports |= bench.collect(1)
+        starts = begun(log)
+    for token, report in reports.items():
+        deed, count = deeds[tokens[token]], starts[f"n{tokens[token]}"]
+        if report.outcome is Outcome.KILLED:
+            assert count <= (report.started is not None)  # it may be killed before its first line
+        else:
+            expected = {"die": Outcome.LOST, "hang": Outcome.TIMED_OUT}.get(deed, Outcome.RETURNED)
+            assert (report.outcome, count) == (expected, 1)
