@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from inspect import Parameter
 from typing import Any
 
 from fuseline.context import RunContext, StopNow, entered
@@ -56,6 +57,7 @@ class StepHost:
     def __init__(self, *, killed_from_outside: bool = False) -> None:
         self._killed_from_outside = killed_from_outside
         self._set_up: dict[Step, None] = {}
+        self._plans: dict[Step, _CallPlan] = {}
         self._locks: dict[Step, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -99,20 +101,22 @@ class StepHost:
         payload = getattr(shared, "payload", None)
         before = entered.set(_context(step, payload, workflow_id, self._killed_from_outside))
         try:
-            self._ensure_set_up(step)
-            for policy in policies:
+            if step not in self._set_up:
+                self._ensure_set_up(step)
+            plan = self._plans.get(step)
+            if plan is None or not plan.is_for(step, policies):
+                plan = self._plans[step] = _CallPlan(step, policies)
+            for policy in plan.with_on_start:
                 policy.on_start(step)
-            result = _call(step, policies, shared)
+            result = plan.call(step, shared)
             value = encode_checked(result, f"the result of step {step.name!r}")
-            for policy in policies:
+            for policy in plan.with_on_success:
                 policy.on_success(step, result)
             return result, value
         finally:
             entered.reset(before)
 
     def _ensure_set_up(self, step: Step) -> None:
-        if step in self._set_up:
-            return
         with self._lock:
             lock = self._locks.setdefault(step, threading.Lock())
         with lock:  # a second thread waits for the first one's setup
@@ -140,18 +144,56 @@ def _context(step: Step, payload: Payload | None, workflow_id: str, killed_from_
     )
 
 
-def _call(step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any]) -> Any:
-    args, kwargs = _arguments(step, shared)
-    call: Callable[[], Any] = partial(step.run_step, *args, **kwargs)
-    if inspect.iscoroutinefunction(step.run_step):
-        for policy in reversed(policies):
-            if overrides(policy, "execute_async"):
-                call = partial(policy.execute_async, step, call)
-        return _run_coroutine(call())
-    for policy in reversed(policies):
-        if overrides(policy, "execute"):
-            call = partial(policy.execute, step, call)
-    return call()
+class _CallPlan:
+    """How a step and its policies are called: what every attempt of it has in common."""
+
+    def __init__(self, step: Step, policies: Sequence[StepPolicy]) -> None:
+        self._policies = policies
+        self._function = _function(step)
+        self._parameters = signature_of(step)
+        by_name = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
+        self._takes_names = all(parameter.kind in by_name for parameter in self._parameters)
+        self._is_async = inspect.iscoroutinefunction(step.run_step)
+        execute = "execute_async" if self._is_async else "execute"
+        self._wrappers = [getattr(policy, execute) for policy in reversed(policies) if overrides(policy, execute)]
+        self.with_on_start = [policy for policy in policies if overrides(policy, "on_start")]
+        self.with_on_success = [policy for policy in policies if overrides(policy, "on_success")]
+
+    def is_for(self, step: Step, policies: Sequence[StepPolicy]) -> bool:
+        """Return whether the plan is one for ``step`` as it is now."""
+        return policies is self._policies and _function(step) is self._function
+
+    def call(self, step: Step, shared: Mapping[str, Any]) -> Any:
+        """Return what ``run_step`` within all its policies returns."""
+        args, kwargs = self._arguments(shared)
+        call: Callable[[], Any] = partial(step.run_step, *args, **kwargs)
+        for execute in self._wrappers:
+            call = partial(execute, step, call)
+        return _run_coroutine(call()) if self._is_async else call()
+
+    def _arguments(self, shared: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return positional and keyword arguments for ``run_step``; what it does not take is left out."""
+        if self._takes_names:
+            return [], {each.name: shared[each.name] for each in self._parameters if each.name in shared}
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        by_position = any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in self._parameters)
+        for parameter in self._parameters:
+            name = parameter.name
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                args.extend(shared.get(name, ()))
+            elif by_position and parameter.kind is not parameter.KEYWORD_ONLY:
+                if name not in shared and parameter.default is parameter.empty:
+                    by_position = False  # missing; the call itself raises the TypeError that says so
+                else:
+                    args.append(shared.get(name, parameter.default))
+            elif name in shared:
+                kwargs[name] = shared[name]
+        return args, kwargs
+
+
+def _function(step: Step) -> Any:
+    return getattr(step.run_step, "__func__", step.run_step)
 
 
 def _check_verdict(verdict: object) -> FailureDecision | None:
@@ -160,26 +202,6 @@ def _check_verdict(verdict: object) -> FailureDecision | None:
     if verdict is None or isinstance(verdict, FailureDecision):
         return verdict
     raise TypeError(f"on_failure returned {verdict!r}; it should return a FailureDecision or None")
-
-
-def _arguments(step: Step, shared: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return positional and keyword arguments for ``run_step``; what it does not take is left out."""
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    parameters = signature_of(step)
-    by_position = any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters)
-    for parameter in parameters:
-        name = parameter.name
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            args.extend(shared.get(name, ()))
-        elif by_position and parameter.kind is not parameter.KEYWORD_ONLY:
-            if name not in shared and parameter.default is parameter.empty:
-                by_position = False  # missing; the call itself raises the TypeError that says so
-            else:
-                args.append(shared.get(name, parameter.default))
-        elif name in shared:
-            kwargs[name] = shared[name]
-    return args, kwargs
 
 
 def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:

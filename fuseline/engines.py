@@ -206,8 +206,11 @@ class ProcessEngine:
             self._settle(lane, report)
         free = 0 if drains else lane.executor.free_slots()
         if free:
-            for assignment in broker.get_steps(lane.worker_id, free):
-                self._begin(lane, assignment)
+            assignments = broker.get_steps(lane.worker_id, free)
+            lane.running.update((assignment.token, assignment) for assignment in assignments)
+            lane.executor.submit(assignments)
+            for assignment in assignments:
+                self._tell_start(lane, assignment)
 
     def _is_done(self, drains: bool, block: bool) -> bool:
         if any(lane.running for lane in self._lanes):
@@ -223,9 +226,7 @@ class ProcessEngine:
 
     # -- one assignment -----------------------------------------------------------------------------------------------
 
-    def _begin(self, lane: Lane, assignment: StepAssignment) -> None:
-        lane.running[assignment.token] = assignment
-        lane.executor.submit(assignment)
+    def _tell_start(self, lane: Lane, assignment: StepAssignment) -> None:
         served = lane.workflows[assignment.workflow_id]
         step, _ = served.hosted[assignment.step_name]
         step.state, step.error = State.RUNNING, None

@@ -5,7 +5,7 @@ in a selector::
 
     executor.start(workflows)
     while …:
-        while executor.free_slots(): executor.submit(assignment)
+        executor.submit(assignments)                   # executor.free_slots() at most
         wait until executor.fileno() is readable, or executor.deadline() has come
         for report in executor.poll(): …
     executor.close()
@@ -19,7 +19,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from fuseline.attempt import Hosted
@@ -72,8 +72,11 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def submit(self, assignment: StepAssignment) -> None:
-        """Accept an assignment and return at once. Whatever becomes of it comes out of ``poll``."""
+    def submit(self, assignments: Sequence[StepAssignment]) -> None:
+        """Accept assignments, as many as ``free_slots`` says at most, and return at once.
+
+        Whatever becomes of them comes out of ``poll``.
+        """
 
     @abstractmethod
     def kill(self, token: int) -> None:

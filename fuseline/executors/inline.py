@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fuseline.attempt import Hosted, StepHost
 from fuseline.executors.base import Executor, Inbox, never_started
@@ -32,9 +32,10 @@ class InlineExecutor(Executor):
     def free_slots(self) -> int:
         return 1 if self._waiting is None else 0
 
-    def submit(self, assignment: StepAssignment) -> None:
-        self._waiting = assignment
-        self._inbox.wake()
+    def submit(self, assignments: Sequence[StepAssignment]) -> None:
+        for assignment in assignments:
+            self._waiting = assignment
+            self._inbox.wake()
 
     def kill(self, token: int) -> None:
         """Do nothing: what runs here runs in the thread that would have to call this."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fuseline.attempt import Hosted
 from fuseline.errors import StepLost
@@ -109,22 +109,23 @@ class LokyExecutor(Executor):
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
-    def submit(self, assignment: StepAssignment) -> None:
-        self._open_desk.waiting.append(assignment)
+    def submit(self, assignments: Sequence[StepAssignment]) -> None:
+        self._open_desk.waiting.extend(assignments)
         self._hand_out()
 
     def _hand_out(self) -> None:
         """Send what waits to slots with room: to an idle one first, then to one with little in it."""
-        desk = self._open_desk
-        while desk.waiting:
-            depth = self._pace.depth
+        waiting = self._open_desk.waiting
+        depth = self._pace.depth
+        while waiting:
             slots = [slot for slot in self._slots if slot.room(depth)]
             if not slots:
-                return
+                break
             slot = min(slots, key=lambda slot: (len(slot.queue), not slot.is_ready, slot.child is None))
-            if slot.child is None and not self._start_child(slot):
-                continue
-            slot.send(desk.waiting.popleft())
+            if slot.child is not None or self._start_child(slot):
+                slot.put(waiting.popleft())
+        for slot in self._slots:
+            slot.flush()
 
     def _share(self) -> None:
         """Let idle slots take over what waits behind others. The engine had its chance to submit something else."""

@@ -63,6 +63,7 @@ class Slot:
         self.is_ready = False  #: whether the child has said so
         self.problem = ""  #: why the child ended before it was ready
         self.queue: deque[StepAssignment] = deque()  #: in the child, in its order; the first runs, or will
+        self._unsent: list[StepAssignment] = []  #: the last ones of the queue, until they are flushed
         self._known: set[str] = set()  #: workflows that the child has
         self._last_token = 0  #: what the child has stamped until it begins the first of the queue
         self._verdict: Outcome | None = None  #: why the child is being ended by us
@@ -121,19 +122,26 @@ class Slot:
         self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
         self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))
 
-    def send(self, assignment: StepAssignment) -> None:
-        """Hand an assignment to the child, which begins it when it is done with those before."""
-        child = self.child
-        assert child is not None
-        if assignment.workflow_id not in self._known:
-            self._known.add(assignment.workflow_id)
-            pickled = self._desk.pickles[assignment.workflow_id]
-            child.channel.send(["workflow", assignment.workflow_id], [pickled])
-        child.tickets.issue(assignment.token)
-        child.channel.send(*pack_assignment(assignment))
+    def put(self, assignment: StepAssignment) -> None:
+        """Accept an assignment for the child, which gets it with the next ``flush``."""
         self.queue.append(assignment)
+        self._unsent.append(assignment)
         if len(self.queue) == 1:
             self._first_changed(time.monotonic())
+
+    def flush(self) -> None:
+        """Hand what was accepted to the child, which begins it when it is done with what it has."""
+        child = self.child
+        if child is None or not self._unsent:
+            return
+        child.tickets.issue(assignment.token for assignment in self._unsent)
+        for assignment in self._unsent:
+            if assignment.workflow_id not in self._known:
+                self._known.add(assignment.workflow_id)
+                pickled = self._desk.pickles[assignment.workflow_id]
+                child.channel.put(["workflow", assignment.workflow_id], [pickled])
+            child.channel.put(*pack_assignment(assignment))
+        self._unsent.clear()
         self._watch()
 
     def _first_changed(self, now: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from fuseline.attempt import Hosted, StepHost
@@ -37,9 +37,10 @@ class ThreadsExecutor(Executor):
     def free_slots(self) -> int:
         return self.processes - len(self._running)
 
-    def submit(self, assignment: StepAssignment) -> None:
+    def submit(self, assignments: Sequence[StepAssignment]) -> None:
         assert self._pool is not None, "start() comes first"
-        self._running[assignment.token] = self._pool.submit(self._carry_out, assignment)
+        for assignment in assignments:
+            self._running[assignment.token] = self._pool.submit(self._carry_out, assignment)
 
     def _carry_out(self, assignment: StepAssignment) -> None:
         step, policies = self._workflows[assignment.workflow_id][assignment.step_name]

@@ -31,7 +31,8 @@ _MAX_BODY = 1 << 44
 _CHUNK = 1 << 16
 _BIG_CHUNK = 1 << 20
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_from_json = json.JSONDecoder().decode
 
 Message = tuple[list[Any], list[bytes]]
 
@@ -61,12 +62,16 @@ class Channel:
 
         If the other end is gone the message is dropped: whoever waits for an answer learns it from the pipe's end.
         """
+        self.put(header, blobs)
+        self.flush()
+
+    def put(self, header: Sequence[Any], blobs: Sequence[bytes] = ()) -> None:
+        """Let a message go with the next ``flush``."""
         sizes = [len(blob) for blob in blobs]
         text = _to_json([*header, sizes]).encode()
         start = _PREFIX.pack(_MAGIC, len(text), sum(sizes)) + text
         self._outgoing.append(memoryview(start))
         self._outgoing.extend(memoryview(blob) for blob in blobs if blob)
-        self.flush()
 
     def flush(self) -> bool:
         """Write what waits, as much as the pipe takes; return whether nothing waits any more."""
@@ -138,7 +143,7 @@ class Channel:
     def _cut(self, at: int, header_size: int, body_size: int) -> Message:
         view = memoryview(self._incoming)
         try:
-            header = json.loads(bytes(view[at : at + header_size]))
+            header = _from_json(str(view[at : at + header_size], "utf-8"))
             sizes = header.pop()
             if sum(sizes) != body_size:
                 raise ProtocolError("the sizes of the blobs do not fit the length of the message")

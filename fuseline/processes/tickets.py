@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["Tickets"]
@@ -34,9 +35,9 @@ class Tickets:
 
         return _attach, (DupFd(self._read_fd),)
 
-    def issue(self, token: int) -> None:
-        """Let the child begin an assignment. Call it before the assignment is sent."""
-        os.write(self._write_fd, _TOKEN.pack(token))  # never more of them than fit: few wait in a child
+    def issue(self, tokens: Iterable[int]) -> None:
+        """Let the child begin these assignments, in this order. Call it before the assignments are sent."""
+        os.write(self._write_fd, b"".join(map(_TOKEN.pack, tokens)))  # few wait in a child, so it is never full
 
     def take_back(self, count: int) -> list[int]:
         """Return the tokens of assignments that the child will not begin now, oldest first, ``count`` at most."""

@@ -42,17 +42,16 @@ class Bench:
         token = next(self._tokens)
         values = {name: encode(value) for name, value in arguments.items()}
         seconds = [p.seconds for p in step.policies if isinstance(p, StepTimeoutPolicy)]
-        self.executor.submit(
-            StepAssignment(
-                workflow_id="bench",
-                instance_id="run",
-                step_name=step.name,
-                payload=Payload(arguments=values, attempt=attempt, instance_id="run"),
-                token=token,
-                attempt=attempt,
-                timeout=min(seconds, default=None),
-            )
+        assignment = StepAssignment(
+            workflow_id="bench",
+            instance_id="run",
+            step_name=step.name,
+            payload=Payload(arguments=values, attempt=attempt, instance_id="run"),
+            token=token,
+            attempt=attempt,
+            timeout=min(seconds, default=None),
         )
+        self.executor.submit([assignment])
         return token
 
     def collect(self, count: int) -> dict[int, AttemptReport]:
