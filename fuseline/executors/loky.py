@@ -20,6 +20,7 @@ import os
 import selectors
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 
 from fuseline.attempt import Hosted
 from fuseline.errors import StepLost
@@ -69,7 +70,6 @@ class LokyExecutor(Executor):
         self._desk: Desk | None = None
         self._slots: list[Slot] = []
         self._pace = Pace()
-        self._failed_starts = 0
         self._had_idle = False  #: whether the last ``poll`` has left a slot idle, that nothing was submitted for since
         self._last_reports: list[AttemptReport] = []
 
@@ -77,16 +77,15 @@ class LokyExecutor(Executor):
         if self._desk is not None:
             raise in_use()
         pickles = {name: pickle_hosted(name, hosted) for name, hosted in workflows.items()}
-        guardian.acquire()
+        with ExitStack() as undo:
+            selector = undo.enter_context(selectors.DefaultSelector())
+            guardian.acquire()
+            undo.pop_all()
         self._desk = Desk(
-            selector=selectors.DefaultSelector(),
-            pickles=pickles,
-            environment=_thread_caps(self.processes),
-            grace=self._grace,
+            selector=selector, pickles=pickles, environment=_thread_caps(self.processes), grace=self._grace
         )
         self._slots = [Slot(self._desk) for _ in range(self.processes)]
         self._pace = Pace()
-        self._failed_starts = 0
         self._last_reports = []
 
     @property
@@ -103,7 +102,9 @@ class LokyExecutor(Executor):
         return max(0, sum(slot.room(depth) for slot in self._slots) - len(self._open_desk.waiting))
 
     def deadline(self) -> float | None:
-        if self._last_reports or (self._had_idle and self._longest_queue() is not None):
+        if self._last_reports or (self._desk is not None and self._desk.reports):
+            return 0.0
+        if self._had_idle and self._longest_queue() is not None:
             return 0.0
         return min((when for slot in self._slots if (when := slot.deadline()) is not None), default=None)
 
@@ -122,7 +123,12 @@ class LokyExecutor(Executor):
             if not slots:
                 break
             slot = min(slots, key=lambda slot: (len(slot.queue), not slot.is_ready, slot.child is None))
-            if slot.child is not None or self._start_child(slot):
+            try:
+                if slot.child is None:
+                    slot.start()
+            except OSError as error:
+                self._give_up(f"the system refused a process: {error}")
+            else:
                 slot.put(waiting.popleft())
         for slot in self._slots:
             slot.flush()
@@ -157,19 +163,11 @@ class LokyExecutor(Executor):
 
     # -- children -----------------------------------------------------------------------------------------------------
 
-    def _start_child(self, slot: Slot) -> bool:
-        try:
-            slot.start()
-        except OSError as error:
-            self._give_up(f"the system refused a process: {error}")
-            return False
-        return True
-
     def _start_failed(self, slot: Slot) -> None:
         """Try again with the next child, or after some in a row give up what waits for one."""
         reason, slot.problem = slot.problem, ""
-        self._failed_starts += 1
-        if self._failed_starts >= _MAX_FAILED_STARTS:
+        self._open_desk.failed_starts += 1
+        if self._open_desk.failed_starts >= _MAX_FAILED_STARTS:
             self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
@@ -215,12 +213,11 @@ class LokyExecutor(Executor):
         now = time.monotonic()
         for slot in self._slots:
             slot.look(now)
-            if slot.is_ready:
-                self._failed_starts = 0
             if slot.problem:
                 self._start_failed(slot)
             if slot.wants_child:
-                self._start_child(slot)
+                with suppress(OSError):  # then it will be tried again when the child is needed
+                    slot.start()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class Desk:
     grace: float  #: seconds between SIGTERM and SIGKILL
     waiting: deque[StepAssignment] = field(default_factory=deque)  #: in no child; those taken back come first
     reports: list[AttemptReport] = field(default_factory=list)
+    failed_starts: int = 0  #: children in a row that ended before they were ready
 
 
 class Slot:
@@ -216,6 +217,7 @@ class Slot:
         header, blobs = message
         if header[0] == "ready":
             self.is_ready = True
+            self._desk.failed_starts = 0
             return
         report = unpack_report(header, blobs)
         if not self.queue or self.queue[0].token != report.token or self._verdict is not None:
