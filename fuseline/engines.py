@@ -120,7 +120,10 @@ class ProcessEngine:
                 stack.callback(lane.close)
 
     def stop(self) -> None:
-        """Ask ``work()`` to drain: take nothing new, finish what runs, return. Returns at once; from any thread."""
+        """Ask ``work()`` to drain: take nothing new, finish what runs, return. Returns at once; from any thread.
+
+        If it is not working, the next call of ``work()`` returns at once.
+        """
         self._drains = True
         if (wakeup := self._wakeup) is not None:
             wakeup.set()
@@ -140,7 +143,6 @@ class ProcessEngine:
         if self._is_working:
             raise RuntimeError("this engine is working already. Use one engine per thread.")
         self._is_working = True
-        self._drains = False
         try:
             with ExitStack() as stack:
                 self._wakeup = Wakeup()
@@ -157,7 +159,7 @@ class ProcessEngine:
                 if signals.count:
                     raise signals.exception()
         finally:
-            self._is_working = False
+            self._is_working = self._drains = False
             self._wakeup = None
             if not self._stays_warm:
                 self.close()
@@ -181,16 +183,20 @@ class ProcessEngine:
             stack.callback(self._broker.unregister_worker, lane.worker_id)
             selector.register(self._broker.news(lane.worker_id).fileno(), selectors.EVENT_READ)
             selector.register(lane.executor.fileno(), selectors.EVENT_READ)
+        drains = False
         while True:
             self._wakeup.clear()
             if signals.count >= 2:
                 raise signals.exception()
-            drains = self._drains or signals.count > 0
+            if not drains and (self._drains or signals.count):
+                drains = True
+                for lane in self._lanes:
+                    lane.executor.recall()
             for lane in self._lanes:
                 self._turn(lane, signals, drains)
             if self._is_done(drains, block):
                 return
-            selector.select(self._patience())
+            selector.select(self._patience(drains))
 
     def _turn(self, lane: Lane, signals: StopSignals, drains: bool) -> None:
         broker = self._broker
@@ -217,11 +223,14 @@ class ProcessEngine:
             return False
         return drains or not (block or any(self._broker.unsettled(lane.worker_id) for lane in self._lanes))
 
-    def _patience(self) -> float | None:
+    def _patience(self, drains: bool) -> float | None:
         """Return how many seconds may pass before something is to be done unasked; None for any number."""
         now = time.monotonic()
         waits = [when - now for lane in self._lanes if (when := lane.executor.deadline()) is not None]
-        waits += [due for lane in self._lanes if (due := self._broker.next_due(lane.worker_id)) is not None]
+        for lane in self._lanes:
+            if not drains and lane.executor.free_slots():  # else a retry that is due has to wait anyway
+                due = self._broker.next_due(lane.worker_id)
+                waits += [] if due is None else [due]
         return min(max(0.0, min(waits)), _LONGEST_WAIT) if waits else None
 
     # -- one assignment -----------------------------------------------------------------------------------------------
@@ -246,7 +255,10 @@ class ProcessEngine:
 
     def _settle(self, lane: Lane, report: AttemptReport) -> None:
         """Tell the broker how an attempt ended, and the observers what the broker made of it."""
-        assignment = lane.running.pop(report.token)
+        assignment = lane.running.pop(report.token, None)
+        if assignment is None:
+            _log.warning("%r reports on assignment %d, which it does not have", lane.executor, report.token)
+            return
         served = lane.workflows[assignment.workflow_id]
         step, policies = served.hosted[assignment.step_name]
         state, error = _judge(assignment, report)
@@ -288,8 +300,12 @@ class ProcessEngine:
     ) -> None:
         context = _context(assignment)
         if answer.step_state is State.SUCCEEDED and served.is_observed("on_step_success"):
-            result = None if report.result is None else decode(report.result)
-            served.observe("on_step_success", context, step, result)
+            try:
+                result = None if report.result is None else decode(report.result)
+            except Exception:
+                _log.exception("the result of step %r cannot be loaded here for on_step_success", step.name)
+            else:
+                served.observe("on_step_success", context, step, result)
         if error is not None:
             served.observe("on_step_failure", context, step, error)
             if answer.step_state is State.RETRYING:

@@ -69,8 +69,8 @@ class Lane:
     def close(self) -> None:
         """End the executor with what runs, unless it is ended."""
         if self.is_started:
-            self.is_started = False
             self.executor.close()
+            self.is_started = False  # only now: a close that was interrupted can be called again
         self.running.clear()
 
 

@@ -69,6 +69,7 @@ class FailureDecision:
                 f"FailureDecision({self.action!r}, delay={self.delay!r}): give RETRY, FAIL or SKIP, and for RETRY a "
                 "finite number of seconds of 0 or more."
             )
+        object.__setattr__(self, "delay", float(self.delay))  # whatever kind of number it is: it has to travel
 
     RETRY: ClassVar[FailureAction] = FailureAction.RETRY
     FAIL: ClassVar[FailureAction] = FailureAction.FAIL

@@ -38,6 +38,8 @@ _TRUSTED = frozenset(
 )
 #: Longest message of an exception that is kept beside its pickle, in characters.
 _MESSAGE_LIMIT = 10_000
+#: Characters of a traceback that are kept, at each of its ends: of a deep recursion, or with a message of megabytes.
+_TRACE_HALF = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ def encode_error(error: BaseException) -> ErrorInfo:
     """
     names = type_names(type(error))
     message = _safe_str(error)
-    trace = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
+    trace = _cut(_safely(lambda: "".join(traceback.format_exception(error)))) if error.__traceback__ is not None else ""
     try:
         value = encode_checked(error, "the exception")
     except KeyboardInterrupt:
@@ -272,3 +274,10 @@ def _safely(call: Callable[[], str]) -> str:
         raise
     except BaseException as problem:  # a __str__ that raises must not hide the error it belongs to
         return f"<its __str__ raised {type(problem).__name__}>"
+
+
+def _cut(trace: str) -> str:
+    """Return a traceback without its middle if it is too long to travel; a message may be."""
+    if len(trace) <= 2 * _TRACE_HALF:
+        return trace
+    return f"{trace[:_TRACE_HALF]}\n... {len(trace) - 2 * _TRACE_HALF:,} characters ...\n{trace[-_TRACE_HALF:]}"

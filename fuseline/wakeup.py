@@ -39,6 +39,8 @@ class Wakeup:
                     os.read(self._read, 16)
                 except BlockingIOError:  # a signal came between the flag and the byte
                     pass
+                if self._is_set:  # a signal came after the flag, and its byte is read now
+                    os.write(self._write, b"x")
 
     def close(self) -> None:
         with self._lock:

@@ -85,6 +85,12 @@ class Executor(ABC):
         Does nothing if it has ended already, or if the executor cannot: then the assignment ends by itself.
         """
 
+    def recall(self) -> None:  # noqa: B027 - most have nothing to do
+        """Give back the assignments that were not begun: ``poll`` reports them as lost, without a time of start.
+
+        An executor that begins all that it accepts has none.
+        """
+
     @abstractmethod
     def poll(self) -> list[AttemptReport]:
         """Do whatever can be done without waiting, and return the reports that are new."""
@@ -119,13 +125,14 @@ class Inbox:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Open the descriptor.
+        """Open the descriptor, and drop what nobody has taken since it was closed.
 
         Raises:
             RuntimeError: it is open.
         """
         if self._wakeup is not None:
             raise in_use()
+        self._reports.clear()
         self._wakeup = Wakeup()
 
     def close(self) -> None:
@@ -162,7 +169,7 @@ class Inbox:
 def never_started(assignment: StepAssignment) -> AttemptReport:
     """Return the report of an assignment that was accepted but not begun, so that it can simply be handed back."""
     lost = StepLost(
-        f"step {assignment.step_name!r} of run {assignment.instance_id} was not started: its executor was closed.",
+        f"step {assignment.step_name!r} of run {assignment.instance_id} was not started before its engine stopped.",
         step_name=assignment.step_name,
         instance_id=assignment.instance_id,
         attempt=assignment.attempt,

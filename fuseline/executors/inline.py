@@ -26,6 +26,7 @@ class InlineExecutor(Executor):
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
         self._inbox.open()
+        self._waiting = None
         self._workflows = workflows
         self._host = StepHost()
 

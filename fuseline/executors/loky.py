@@ -127,14 +127,14 @@ class LokyExecutor(Executor):
                 if slot.child is None:
                     slot.start()
             except OSError as error:
-                self._give_up(f"the system refused a process: {error}")
+                self._no_child(slot, f"the system refused a process: {error}")
             else:
                 slot.put(waiting.popleft())
         for slot in self._slots:
             slot.flush()
 
     def _share(self) -> None:
-        """Let idle slots take over what waits behind others. The engine had its chance to submit something else."""
+        """Let idle slots take over what waits in others. The engine had its chance to submit something else."""
         for slot in self._slots:
             if slot.is_idle and not self._open_desk.waiting:
                 longest = self._longest_queue()
@@ -144,8 +144,23 @@ class LokyExecutor(Executor):
                 self._hand_out()
 
     def _longest_queue(self) -> Slot | None:
-        longest = max(self._slots, key=lambda slot: slot.waits, default=None)
-        return longest if longest is not None and longest.waits else None
+        """Return the slot with most in it that would begin sooner elsewhere, or None."""
+        can_begin = any(slot.is_idle and slot.is_ready for slot in self._slots)
+
+        def excess(slot: Slot) -> int:
+            """Count all but the first, and that too if it waits for its child to start while another is there."""
+            return len(slot.queue) - (0 if can_begin and not slot.is_ready else 1)
+
+        longest = max(self._slots, key=excess)
+        return longest if excess(longest) > 0 else None
+
+    def recall(self) -> None:
+        desk = self._open_desk
+        for slot in self._slots:
+            if slot.child is not None:
+                slot.take_back()
+        desk.reports += map(never_started, desk.waiting)
+        desk.waiting.clear()
 
     def kill(self, token: int) -> None:
         for slot in self._slots:
@@ -164,15 +179,18 @@ class LokyExecutor(Executor):
     # -- children -----------------------------------------------------------------------------------------------------
 
     def _start_failed(self, slot: Slot) -> None:
-        """Try again with the next child, or after some in a row give up what waits for one."""
+        """Try again with the next child, but not for ever."""
         reason, slot.problem = slot.problem, ""
         self._open_desk.failed_starts += 1
         if self._open_desk.failed_starts >= _MAX_FAILED_STARTS:
-            self._give_up(reason)
+            self._no_child(slot, reason)
 
-    def _give_up(self, reason: str) -> None:
-        """Report the assignment that would be next as lost, because no child can be had for it."""
+    def _no_child(self, slot: Slot, reason: str) -> None:
+        """Leave the work to other slots; if they have no child either, report the next assignment as lost."""
         desk = self._open_desk
+        if any(other.child is not None for other in self._slots if other is not slot):
+            slot.rest()
+            return
         if not desk.waiting:
             return
         assignment = desk.waiting.popleft()

@@ -17,6 +17,7 @@ is ended, everything is taken back that can be. So what is left in it, one assig
 
 from __future__ import annotations
 
+import math
 import selectors
 import time
 from collections import deque
@@ -34,10 +35,14 @@ __all__ = ["Desk", "Slot", "cancelled"]
 
 #: Seconds that loading the code of a workflow may take in a child, on top of the timeout of the step that waits for it.
 _LOADING_ALLOWANCE = 60.0
+#: Seconds in which a child that has nothing else to do must begin an assignment, its own start included.
+_BEGINNING_ALLOWANCE = 60.0
 #: Seconds in which a child that is told to close may tear down its steps and exit by itself.
 _CLOSING_GRACE = 5.0
 #: Seconds between the end of a child's pipe and the end of its process, if it is dying.
 _DYING_ALLOWANCE = 0.5
+#: Seconds between two tries to start a child where the system refuses, or children die early, while others work.
+_REST = 1.0
 #: Seconds that an attempt may run before those that wait behind it are taken back.
 _PATIENCE = 0.1
 
@@ -70,6 +75,8 @@ class Slot:
         self._verdict: Outcome | None = None  #: why the child is being ended by us
         self._close_by: float | None = None  #: when a child that was told to close is ended
         self._wants_write = False
+        self._rests_until = 0.0  #: when to try again to start a child
+        self._begin_by = 0.0  #: when the first of the queue must have begun
         self._due: float | None = None  #: when to look at the deadline of the first, or at the end of the child
         self._patient_until: float | None = None  #: then those behind the first are taken back; None if they were
         self.wants_child = False  #: whether its child died at work, so that a new one is likely to be needed
@@ -80,16 +87,13 @@ class Slot:
         return not self.queue and self.is_usable
 
     @property
-    def waits(self) -> int:
-        """How many assignments are in it that do not run yet."""
-        return max(0, len(self.queue) - self.is_ready)
-
-    @property
     def is_usable(self) -> bool:
         """Whether assignments can be sent to the child, or to one that ``start`` starts."""
         if self._verdict is not None:
             return False
-        return self.child is None or not (self.child.is_ending or self.child.channel.has_ended)
+        if self.child is None:
+            return time.monotonic() >= self._rests_until
+        return not (self.child.is_ending or self.child.channel.has_ended)
 
     def room(self, depth: int) -> int:
         """Return how many more assignments it takes if ``depth`` may be in it while its child is quick with them."""
@@ -99,6 +103,10 @@ class Slot:
         if not self.is_ready or (self.queue and is_slow):
             depth = 1
         return max(0, depth - len(self.queue))
+
+    def rest(self) -> None:
+        """Be of no use for a while, because no child could be started."""
+        self._due = self._rests_until = time.monotonic() + _REST
 
     def deadline(self) -> float | None:
         """Return when ``look`` must be called even if nothing comes in, in monotonic seconds."""
@@ -148,7 +156,8 @@ class Slot:
     def _first_changed(self, now: float) -> None:
         """Set the times of the assignment that is the first of the queue now."""
         first = self.queue[0] if self.queue else None
-        self._due = None if first is None or first.timeout is None else now + first.timeout
+        self._begin_by = now + _BEGINNING_ALLOWANCE
+        self._due = None if first is None else min(now + (first.timeout or math.inf), self._begin_by)
         self._patient_until = now + _PATIENCE
 
     def take_back(self, count: int | None = None) -> bool:
@@ -239,23 +248,31 @@ class Slot:
 
     def _time_is_up(self, now: float) -> None:
         child = self.child
-        assert child is not None
-        if child.is_ending or child.has_exited():
+        if child is None:
+            self._due = None  # it has rested
+        elif child.is_ending or child.has_exited():
             self._advance()
         elif child.channel.has_ended:
             self._end(Outcome.LOST)  # it lives on without its pipe: nothing can come back from it
         elif self._close_by is not None:
             self._end(Outcome.KILLED)
-        elif self.queue and self.queue[0].timeout is not None:
-            self._check_deadline(self.queue[0], self.queue[0].timeout, now)
+        elif self.queue:
+            self._check_deadline(self.queue[0], now)
         else:
             self._due = None
 
-    def _check_deadline(self, first: StepAssignment, timeout: float, now: float) -> None:
+    def _check_deadline(self, first: StepAssignment, now: float) -> None:
         assert self.child is not None
+        timeout = math.inf if first.timeout is None else first.timeout
         stamp = self.child.stamp.read()
-        if stamp.token == self._last_token:
-            deadline = now + timeout  # not begun yet; if it begins right now, it has until then
+        if stamp.token == self._last_token:  # not begun yet; if it begins right now, it has until then
+            if now >= self._begin_by:
+                self._end(Outcome.LOST)  # the child is stopped, or stuck between two steps: another will begin it
+                return
+            deadline = min(now + timeout, self._begin_by)
+        elif first.timeout is None:
+            self._due = None
+            return
         elif stamp.token != first.token:
             deadline = now  # it has ended and the next has begun; or a step wrote over the stamp
         elif not stamp.started:
@@ -263,7 +280,7 @@ class Slot:
         else:
             deadline = stamp.started + timeout
         self._due = deadline
-        if now < deadline:
+        if now < deadline or stamp.token == self._last_token:
             return
         self.take_back()  # then none of those behind it begins while it is judged
         self._read()  # a report that has come in by now was in time
@@ -287,10 +304,12 @@ class Slot:
         now = time.monotonic()
         self._close_by = now + _CLOSING_GRACE
         self.take_back()
+        self._read()  # what has ended by now has ended
         if self.queue or not self.is_ready:
             self._end(Outcome.KILLED)
         elif not self.child.is_ending:
-            self.child.channel.send(["close"])
+            self.child.channel.put(["close"])
+            self._watch()
             self._due = self._close_by
 
     def _end(self, verdict: Outcome) -> None:
@@ -318,22 +337,24 @@ class Slot:
         self._unregister(fds)  # it may have been given up while it lives
         self.child = None
         was_ready, self.is_ready = self.is_ready, False
-        if not was_ready and self._verdict is None and self._close_by is None:
-            self.problem = f"it ended with exit code {child.returncode} before it was ready"
+        if not was_ready and self._verdict in (None, Outcome.LOST) and self._close_by is None:
+            slow = f", after {_BEGINNING_ALLOWANCE:.0f} s" if self._verdict else ""
+            self.problem = f"it ended with exit code {child.returncode} before it was ready{slow}"
         self._settle(child.returncode, stamp.token, stamp.picked_up)
 
     def _settle(self, returncode: int | None, token: int, picked_up: float) -> None:
         """Judge what the dead child had begun, and put back what it had not."""
         verdict, self._verdict = self._verdict, None
         left, self.queue = list(self.queue), deque()
+        self._unsent.clear()
         self._due = None
         started = picked_up if token != self._last_token else None
         if left and (started is not None or verdict is Outcome.KILLED):
             first = left.pop(0)
             self._report_end(first, verdict or Outcome.LOST, _what_ended(first, verdict, returncode), started)
             self.wants_child = self._close_by is None
-        if left and left[0].token == token:
-            # It came after one whose report is lost in what a step wrote into the pipe: not its doing.
+        while token in [assignment.token for assignment in left]:
+            # A step wrote into the pipe, and what came after it went unheard: not the doing of these.
             innocent = left.pop(0)
             self._report_end(innocent, Outcome.KILLED, cancelled(innocent), started)
         self._desk.waiting.extendleft(reversed(left))

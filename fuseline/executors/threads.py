@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from fuseline.attempt import Hosted, StepHost
-from fuseline.executors.base import Executor, Inbox
-from fuseline.messages import AttemptReport, StepAssignment
+from fuseline.executors.base import Executor, Inbox, never_started
+from fuseline.messages import AttemptReport, Outcome, StepAssignment
+from fuseline.values import encode_error
 
 __all__ = ["ThreadsExecutor"]
 
@@ -25,11 +27,12 @@ class ThreadsExecutor(Executor):
         self._pool: ThreadPoolExecutor | None = None
         self._workflows: Mapping[str, Hosted] = {}
         self._host = StepHost()
-        self._running: dict[int, Future[None]] = {}
+        self._running: dict[int, tuple[StepAssignment, Future[None]]] = {}
         self._inbox = Inbox()
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
         self._inbox.open()
+        self._running.clear()
         self._workflows = workflows
         self._host = StepHost()
         self._pool = ThreadPoolExecutor(self.processes, thread_name_prefix="fuseline")
@@ -40,17 +43,21 @@ class ThreadsExecutor(Executor):
     def submit(self, assignments: Sequence[StepAssignment]) -> None:
         assert self._pool is not None, "start() comes first"
         for assignment in assignments:
-            self._running[assignment.token] = self._pool.submit(self._carry_out, assignment)
+            self._running[assignment.token] = (assignment, self._pool.submit(self._carry_out, assignment))
 
     def _carry_out(self, assignment: StepAssignment) -> None:
         step, policies = self._workflows[assignment.workflow_id][assignment.step_name]
-        report = self._host.carry_out(
-            step,
-            policies,
-            workflow_id=assignment.workflow_id,
-            payload=assignment.payload,
-            token=assignment.token,
-        )
+        try:
+            report = self._host.carry_out(
+                step,
+                policies,
+                workflow_id=assignment.workflow_id,
+                payload=assignment.payload,
+                token=assignment.token,
+            )
+        except BaseException as error:  # it contains all that a step does; but without a report nobody would go on
+            lost = encode_error(error)
+            report = AttemptReport(token=assignment.token, outcome=Outcome.LOST, error=lost, started=time.monotonic())
         self._inbox.put(report)
 
     def kill(self, token: int) -> None:
@@ -73,5 +80,8 @@ class ThreadsExecutor(Executor):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+            for assignment, future in self._running.values():
+                if future.cancelled():
+                    self._inbox.put(never_started(assignment))
         self._host.close()
         self._inbox.close()

@@ -18,6 +18,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 __all__ = ["Channel", "Message", "ProtocolError"]
@@ -78,7 +79,7 @@ class Channel:
         outgoing = self._outgoing
         while outgoing:
             try:
-                written = os.writev(self._fd, list(outgoing)[:64])
+                written = os.writev(self._fd, list(islice(outgoing, 64)))
             except BlockingIOError:
                 return False
             except (BrokenPipeError, ConnectionResetError):
@@ -152,7 +153,7 @@ class Channel:
             for size in sizes:
                 blobs.append(bytes(view[at : at + size]))
                 at += size
-        except (ValueError, AttributeError, IndexError, TypeError) as error:
+        except (ValueError, AttributeError, IndexError, TypeError, RecursionError) as error:
             raise ProtocolError(f"the header of a message is not one: {error}") from error
         finally:
             view.release()

@@ -75,6 +75,9 @@ class Child:
                 guardian.in_lasting_thread(self._process.start)
             self.stamp.close_fd()
             self.pid: int = self._process.pid
+            undo.callback(self._process.join)
+            undo.callback(os.kill, self.pid, signal.SIGKILL)
+            undo.callback(guardian.forget, self.pid)
             guardian.watch(self.pid)
             self._exit_fd: int = _open_exit_fd(self._process)
             undo.pop_all()

@@ -33,12 +33,12 @@ def acquire() -> None:
     """Make sure that the guardian runs, until as many calls of ``release``."""
     global _users, _process
     with _lock:
-        _users += 1
         if _process is None:
             command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian_main.py"))]
             _process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0, start_new_session=True
             )
+        _users += 1
 
 
 def release() -> None:
@@ -57,7 +57,11 @@ def release() -> None:
 
 
 def in_lasting_thread(call: Callable[[], T]) -> T:
-    """Return ``call()``, made in a thread that lasts until the guardian is released. Blocks; raises what it raises."""
+    """Return ``call()``, made in a thread that lasts until the guardian is released. Blocks; raises what it raises.
+
+    Raises:
+        OSError: the system has no thread left to give.
+    """
     global _starter
     if threading.current_thread() is threading.main_thread():
         return call()
@@ -65,7 +69,11 @@ def in_lasting_thread(call: Callable[[], T]) -> T:
         if _starter is None:
             _starter = ThreadPoolExecutor(1, thread_name_prefix="fuseline-starter")
         starter = _starter
-    return starter.submit(call).result()
+    try:
+        future = starter.submit(call)
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    return future.result()
 
 
 def watch(leader: int) -> None:
