@@ -174,6 +174,14 @@ class ExecutorContract:
             assert report.error is not None
             assert "run_step" in report.error.traceback
 
+    def test_an_exception_that_cannot_be_shown_comes_back_all_the_same(self) -> None:
+        step, good = steps.RaiseUnshowable(), steps.Echo()
+        with self.bench(step, good) as bench:
+            report = bench.run(step)
+            assert report.outcome is Outcome.RAISED
+            assert isinstance(error_of(report), steps.UnshowableError)
+            assert result_of(bench.run(good, value=1)) == 1
+
     def test_the_policies_of_the_step_decide_where_it_ran(self) -> None:
         step = steps.Raise(policies=[RetryPolicy(1, wait=2.5)])
         with self.bench(step) as bench:
@@ -380,6 +388,15 @@ class ExecutorContract:
         for value in (1, 2):
             with Bench(executor, step) as bench:
                 assert result_of(bench.run(step, value=value)) == value
+
+    def test_what_was_left_is_forgotten_when_it_is_started_again(self) -> None:
+        executor, step = self.make_executor(), steps.Echo()
+        with Bench(executor, step) as bench:
+            free = executor.free_slots()
+            bench.submit(step, value=1)
+        with Bench(executor, step):
+            assert executor.poll() == []
+            assert executor.free_slots() == free
 
     def test_close_ends_what_runs(self) -> None:
         if not self.make_executor().kills:

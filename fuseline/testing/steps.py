@@ -28,10 +28,12 @@ __all__ = [
     "LeaveByExit",
     "Raise",
     "RaiseCannotLoad",
+    "RaiseUnshowable",
     "ReturnCannotLoad",
     "ReturnLock",
     "SpinForever",
     "StuckInC",
+    "UnshowableError",
     "WhereAmI",
 ]
 
@@ -71,6 +73,19 @@ class CannotLoadError(Exception):
 class RaiseCannotLoad(Step):
     def run_step(self, value: Any = None) -> NoReturn:
         raise CannotLoadError("fit", "diverged")
+
+
+class UnshowableError(Exception):
+    """Has a text, and no traceback can be made of it."""
+
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]  # that is the point
+        raise RuntimeError("no notes")
+
+
+class RaiseUnshowable(Step):
+    def run_step(self, value: Any = None) -> NoReturn:
+        raise UnshowableError("cannot be shown")
 
 
 class CannotLoad:

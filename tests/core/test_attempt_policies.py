@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -203,3 +205,10 @@ def test_a_timeout_is_noted_as_one():
     assert end.outcome is Outcome.TIMED_OUT
     assert isinstance(step.error, StepTimedOut)
     assert (step.error.timeout, step.error.killed, step.error.step_name) == (0.02, False, "Work")
+
+
+@pytest.mark.parametrize("delay", [2, Decimal("2"), Fraction(2), True + 1])
+def test_a_delay_of_any_kind_of_number_becomes_one_that_travels(delay):
+    decision = FailureDecision(FailureDecision.RETRY, delay)
+    assert type(decision.delay) is float
+    assert decision.delay == 2.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from fuseline.errors import (
     WorkflowError,
 )
 from fuseline.executors import LokyExecutor
-from fuseline.policies import RetryPolicy, StepTimeoutPolicy
+from fuseline.messages import AttemptReport
+from fuseline.policies import RetryPolicy, StepTimeoutPolicy, WorkflowPolicy
 from fuseline.testing import Gate
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
@@ -347,3 +349,145 @@ def test_a_run_with_unknown_or_missing_inputs_is_refused_before_it_starts() -> N
         workflow.run({"by": 1, "buy": 2})
     with pytest.raises(NotPicklableError, match="the input 'by'"):
         workflow.run({"by": threading.Lock()})
+
+
+# -- stopping, closing, and hooks that cannot be served ---------------------------------------------------------------
+
+
+def test_stop_before_work_makes_it_return_at_once() -> None:
+    workflow = Workflow(outputs=[Echo()])
+    broker = MemoryBroker()
+    engine = ProcessEngine(broker, [workflow], executor="inline")
+    run = dispatch(broker, workflow, value=1)
+    engine.stop()
+    engine.work(block=True)
+    assert broker.get_run(run).state is State.PENDING
+    engine.work()
+    assert broker.result(run) == 1
+
+
+def test_draining_gives_back_what_was_not_begun(tmp_path: Path, gate: Gate) -> None:
+    quick, hold = NoteOrder(), Hold()
+    notes, held = Workflow(outputs=[quick], name="notes"), Workflow(outputs=[hold], name="held")
+    broker = MemoryBroker()
+    path = str(tmp_path / "log")
+    with ProcessEngine(broker, [notes, held], processes=1) as engine:
+        for _ in range(20):
+            dispatch(broker, notes, path=path, label="warm")
+        engine.work()
+        first = dispatch(broker, held, gate=gate)
+        behind = [dispatch(broker, notes, path=path, label="behind") for _ in range(40)]
+        worker = threading.Thread(target=engine.work)
+        worker.start()
+        gate.wait_entered()
+        engine.stop()
+        gate.open()
+        worker.join(HANG)
+        assert not worker.is_alive()
+        assert broker.result(first) == "let go"
+        assert "behind" not in Path(path).read_text()
+        assert {broker.get_run(run).state for run in behind} <= {State.PENDING, State.RUNNING}
+        engine.work()
+    assert [broker.result(run) for run in behind] == ["behind"] * 40
+    assert Path(path).read_text().count("behind") == 40
+
+
+def test_a_retry_that_is_due_does_not_keep_a_busy_engine_spinning(gate: Gate, tmp_path: Path) -> None:
+    polls = 0
+
+    class Counting(LokyExecutor):
+        def poll(self) -> list[AttemptReport]:
+            nonlocal polls
+            polls += 1
+            return super().poll()
+
+    flaky = NoteOrder(policies=[RetryPolicy(1, wait=0.05)])
+    notes, held = Workflow(outputs=[flaky], name="notes"), Workflow(outputs=[Hold()], name="held")
+    broker = MemoryBroker()
+    retried = dispatch(broker, notes, path=str(tmp_path / "log"), label="retried", fails=True)
+    dispatch(broker, held, gate=gate)
+    engine = ProcessEngine(broker, [notes, held], executor=Counting(1))
+    worker = threading.Thread(target=engine.work)
+    worker.start()
+    gate.wait_entered()
+    until = time.monotonic() + 0.5  # the retry is due for most of it
+    while time.monotonic() < until:
+        time.sleep(0.01)
+    gate.open()
+    worker.join(HANG)
+    assert broker.result(retried) == "retried"
+    assert polls < 100
+
+
+def test_a_close_that_was_interrupted_can_be_repeated() -> None:
+    class Interrupted(LokyExecutor):
+        interrupts = 1
+
+        def close(self) -> None:
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            super().close()
+
+    workflow = Workflow(outputs=[Echo()])
+    broker = MemoryBroker()
+    engine = ProcessEngine(broker, [workflow], executor=Interrupted(1))
+    run = dispatch(broker, workflow, value=1)
+    with pytest.raises(KeyboardInterrupt):
+        engine.work()
+    engine.close()
+    assert broker.result(run) == 1
+    again = dispatch(broker, workflow, value=2)
+    engine.work()
+    assert broker.result(again) == 2
+
+
+class LoadsOnlyInChildren:
+    def __init__(self, program: int) -> None:
+        self.program = program
+
+    def __reduce__(self) -> Any:
+        return _load_unless_in, (self.program,)
+
+
+def _load_unless_in(program: int) -> LoadsOnlyInChildren:
+    if os.getpid() == program:
+        raise RuntimeError("not here")
+    return LoadsOnlyInChildren(program)
+
+
+class MakeOne(Step):
+    def run_step(self, program: int) -> LoadsOnlyInChildren:
+        return LoadsOnlyInChildren(program)
+
+
+class Results(WorkflowPolicy):
+    def __init__(self) -> None:
+        self.results: list[object] = []
+
+    def on_step_success(self, step: Step, result: object) -> None:
+        self.results.append(result)
+
+
+def test_a_result_that_does_not_load_here_is_no_trouble_for_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    observer = Results()
+    make, use = MakeOne(name="make"), Echo(name="use")
+    workflow = Workflow(outputs=[make, use], policies=[observer])
+    broker = MemoryBroker()
+    run = dispatch(broker, workflow, program=os.getpid(), value=3)
+    ProcessEngine(broker, [workflow], processes=1).work()
+    assert broker.get_run(run).state is State.SUCCEEDED
+    assert observer.results == [3]
+    assert "the result of step 'make' cannot be loaded here" in caplog.text
+
+
+def test_an_error_of_a_hundred_megabytes_is_still_that_error() -> None:
+    with pytest.raises(RunFailed) as failure:
+        Workflow(outputs=[RaiseMuch()]).run(processes=1)
+    assert isinstance(failure.value.__cause__, ValueError)
+    assert len(str(failure.value.__cause__)) == 100_000_000
+
+
+class RaiseMuch(Step):
+    def run_step(self) -> None:
+        raise ValueError("x" * 100_000_000)
