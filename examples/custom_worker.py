@@ -29,7 +29,7 @@ class AddUp(Step):
         return sum(numbers)
 
 
-fetch = FetchNumbers(policies=[RetryPolicy(max_retries=2)])
+fetch = FetchNumbers(policies=[RetryPolicy(max_retries=2, wait=0.2)])
 add_up = AddUp()
 fetch.next(add_up)
 workflow = Workflow(outputs=[add_up])
@@ -40,8 +40,9 @@ instance = broker.dispatch_workflow(workflow.to_schema(), {"count": 100})
 worker_id = broker.register_worker([workflow.to_schema()])
 
 while broker.unsettled(worker_id):
-    # Where retries wait, or other workers help, get_step(worker_id, timeout=...) waits too; None means nothing came.
-    assignment = broker.get_step(worker_id)
+    assignment = broker.get_step(worker_id, timeout=1.0)
+    if assignment is None:  # a retry waits still, or another worker has what is left
+        continue
     step = workflow_step_map[assignment.step_name]
     shared = build_shared_dict(assignment.payload)
     result = workflow._execute_step(step, shared)

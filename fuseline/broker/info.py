@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuseline.errors import RunCancelled, RunFailed, RunNotFinished, StepError
+from fuseline.errors import RemoteStepError, RunCancelled, RunFailed, RunNotFinished, StepError
 from fuseline.messages import RunInfo, StepInfo
 from fuseline.scheduler.run import Run
 from fuseline.states import State
@@ -67,7 +67,7 @@ def run_result(run: Run) -> Any:
     info = run.errors.get(run.failed_steps[0])
     if info is None:
         reason = "its worker gave no reason"
-    elif isinstance(cause, StepError):
+    elif isinstance(cause, StepError) and not isinstance(cause, RemoteStepError):
         reason = info.message
     else:  # not str(cause), which is the user's code
         reason = ": ".join(filter(None, [info.type_names[0], info.message]))

@@ -14,6 +14,7 @@ import pytest
 from fuseline import MemoryBroker, ProcessEngine, RunFailed, State, Step, StepCrashed, Workflow, current_run
 from fuseline.errors import (
     NotPicklableError,
+    RemoteStepError,
     RunCancelled,
     StepLost,
     UnknownExecutorError,
@@ -26,7 +27,7 @@ from fuseline.policies import RetryPolicy, StepTimeoutPolicy, WorkflowPolicy
 from fuseline.testing import Gate
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
-from fuseline.testing.steps import Echo, Hold, HoldWithChild, StuckInC, WhereAmI
+from fuseline.testing.steps import Echo, Hold, HoldWithChild, RaiseCannotLoad, StuckInC, WhereAmI
 
 EXECUTORS = ["inline", "threads", "loky"]
 
@@ -233,6 +234,13 @@ def test_a_failed_run_raises_with_the_exception_of_its_step_as_the_cause(executo
     assert "run_step" in str(failure.value.__cause__.__cause__)
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_the_class_of_an_exception_that_cannot_travel_is_named_all_the_same(executor: str) -> None:
+    with pytest.raises(RunFailed, match=r"'RaiseCannotLoad': .*CannotLoadError: fit: diverged") as failure:
+        Workflow(outputs=[RaiseCannotLoad()]).run(executor=executor)
+    assert isinstance(failure.value.__cause__, RemoteStepError)
+
+
 class Divide(Step):
     def run_step(self, by: int) -> float:
         return 1 / by
@@ -381,6 +389,9 @@ def test_draining_gives_back_what_was_not_begun(tmp_path: Path, gate: Gate) -> N
         worker.start()
         gate.wait_entered()
         engine.stop()
+        give_up = time.monotonic() + HANG
+        while any(info.steps["NoteOrder"].state is State.RUNNING for info in map(broker.get_run, behind)):
+            assert time.monotonic() < give_up
         gate.open()
         worker.join(HANG)
         assert not worker.is_alive()
