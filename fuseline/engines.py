@@ -227,10 +227,9 @@ class ProcessEngine:
         """Return how many seconds may pass before something is to be done unasked; None for any number."""
         now = time.monotonic()
         waits = [when - now for lane in self._lanes if (when := lane.executor.deadline()) is not None]
-        for lane in self._lanes:
-            if not drains and lane.executor.free_slots():  # else a retry that is due has to wait anyway
-                due = self._broker.next_due(lane.worker_id)
-                waits += [] if due is None else [due]
+        # Where nothing new may start, a retry that is due has to wait anyway.
+        asking = [] if drains else [lane for lane in self._lanes if lane.executor.free_slots()]
+        waits += [due for lane in asking if (due := self._broker.next_due(lane.worker_id)) is not None]
         return min(max(0.0, min(waits)), _LONGEST_WAIT) if waits else None
 
     # -- one assignment -----------------------------------------------------------------------------------------------

@@ -27,14 +27,14 @@ from fuseline.errors import StepLost
 from fuseline.executors.base import Executor, in_use, never_started, usable_cpus
 from fuseline.executors.pace import Pace
 from fuseline.executors.pickling import pickle_hosted
-from fuseline.executors.slot import Desk, Slot, cancelled
+from fuseline.executors.slot import Desk, Slot, killed
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes import guardian
 from fuseline.values import encode_error
 
 __all__ = ["LokyExecutor"]
 
-#: Children in a row that may end before they are ready; after that, no child will ever start here.
+#: Children in a row that may end before they are ready; after that, work is left to others, or given up.
 _MAX_FAILED_STARTS = 3
 #: Libraries that would start a thread per CPU in every child; they read these when they are imported.
 _THREAD_CAPS = (
@@ -71,7 +71,7 @@ class LokyExecutor(Executor):
         self._slots: list[Slot] = []
         self._pace = Pace()
         self._had_idle = False  #: whether the last ``poll`` has left a slot idle, that nothing was submitted for since
-        self._last_reports: list[AttemptReport] = []
+        self._reports: list[AttemptReport] = []  #: those that ``poll`` has not returned yet
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
         if self._desk is not None:
@@ -82,11 +82,15 @@ class LokyExecutor(Executor):
             guardian.acquire()
             undo.pop_all()
         self._desk = Desk(
-            selector=selector, pickles=pickles, environment=_thread_caps(self.processes), grace=self._grace
+            selector=selector,
+            pickles=pickles,
+            environment=_thread_caps(self.processes),
+            grace=self._grace,
+            reports=self._reports,
         )
         self._slots = [Slot(self._desk) for _ in range(self.processes)]
         self._pace = Pace()
-        self._last_reports = []
+        self._reports.clear()
 
     @property
     def _open_desk(self) -> Desk:
@@ -102,10 +106,11 @@ class LokyExecutor(Executor):
         return max(0, sum(slot.room(depth) for slot in self._slots) - len(self._open_desk.waiting))
 
     def deadline(self) -> float | None:
-        if self._last_reports or (self._desk is not None and self._desk.reports):
+        if self._reports or (self._had_idle and self._longest_queue() is not None):
             return 0.0
-        if self._had_idle and self._longest_queue() is not None:
-            return 0.0
+        return self._next_look()
+
+    def _next_look(self) -> float | None:
         return min((when for slot in self._slots if (when := slot.deadline()) is not None), default=None)
 
     # -- handing out --------------------------------------------------------------------------------------------------
@@ -159,7 +164,7 @@ class LokyExecutor(Executor):
         for slot in self._slots:
             if slot.child is not None:
                 slot.take_back()
-        desk.reports += map(never_started, desk.waiting)
+        self._reports += map(never_started, desk.waiting)
         desk.waiting.clear()
 
     def kill(self, token: int) -> None:
@@ -170,8 +175,8 @@ class LokyExecutor(Executor):
         for assignment in desk.waiting:
             if assignment.token == token:
                 desk.waiting.remove(assignment)
-                desk.reports.append(
-                    AttemptReport(token=token, outcome=Outcome.KILLED, error=encode_error(cancelled(assignment)))
+                self._reports.append(
+                    AttemptReport(token=token, outcome=Outcome.KILLED, error=encode_error(killed(assignment)))
                 )
                 break
         self._hand_out()
@@ -201,7 +206,7 @@ class LokyExecutor(Executor):
             instance_id=assignment.instance_id,
             attempt=assignment.attempt,
         )
-        desk.reports.append(
+        self._reports.append(
             AttemptReport(
                 token=assignment.token, outcome=Outcome.LOST, error=encode_error(lost), started=time.monotonic()
             )
@@ -216,11 +221,10 @@ class LokyExecutor(Executor):
             self._hear()
             self._hand_out()
             self._had_idle = any(slot.is_idle for slot in self._slots)
-            for report in self._desk.reports:
+            for report in self._reports:
                 self._pace.note(report)
-            self._last_reports += self._desk.reports
-            self._desk.reports.clear()
-        reports, self._last_reports = self._last_reports, []
+        reports = self._reports.copy()
+        self._reports.clear()
         return reports
 
     def _hear(self) -> None:
@@ -248,10 +252,9 @@ class LokyExecutor(Executor):
         while any(slot.child is not None for slot in self._slots):
             self._hear()
             if any(slot.child is not None for slot in self._slots):
-                until = min((when for slot in self._slots if (when := slot.deadline()) is not None), default=None)
+                until = self._next_look()
                 desk.selector.select(None if until is None else max(0.0, until - time.monotonic()))
-        self._last_reports += desk.reports
-        self._last_reports += map(never_started, desk.waiting)
+        self._reports += map(never_started, desk.waiting)
         guardian.release()
         desk.selector.close()
         self._desk = None

@@ -31,7 +31,7 @@ from fuseline.processes.child import Child
 from fuseline.values import encode_error
 from fuseline.worker import child_main, pack_assignment, unpack_report
 
-__all__ = ["Desk", "Slot", "cancelled"]
+__all__ = ["Desk", "Slot", "killed"]
 
 #: Seconds that loading the code of a workflow may take in a child, on top of the timeout of the step that waits for it.
 _LOADING_ALLOWANCE = 60.0
@@ -55,8 +55,8 @@ class Desk:
     pickles: Mapping[str, bytes]  #: ``{workflow_id: its steps}``
     environment: Mapping[str, str]  #: of children, on top of the program's
     grace: float  #: seconds between SIGTERM and SIGKILL
+    reports: list[AttemptReport]  #: where to put those of attempts that have ended
     waiting: deque[StepAssignment] = field(default_factory=deque)  #: in no child; those taken back come first
-    reports: list[AttemptReport] = field(default_factory=list)
     failed_starts: int = 0  #: children in a row that ended before they were ready
 
 
@@ -160,22 +160,21 @@ class Slot:
         self._due = None if first is None else min(now + (first.timeout or math.inf), self._begin_by)
         self._patient_until = now + _PATIENCE
 
-    def take_back(self, count: int | None = None) -> bool:
+    def take_back(self, count: int | None = None) -> None:
         """Put up to ``count`` assignments, oldest first, that the child has not begun back to the waiting ones.
 
-        Default is all. Return whether there were any.
+        Default is all.
         """
         assert self.child is not None
-        tokens = set(self.child.tickets.take_back(len(self.queue) if count is None else count)) if self.queue else set()
+        if not self.queue:
+            return
+        tokens = set(self.child.tickets.take_back(len(self.queue) if count is None else count))
         back = [assignment for assignment in self.queue if assignment.token in tokens]
-        if not back:
-            return False
         first = self.queue[0]
         self.queue = deque(assignment for assignment in self.queue if assignment.token not in tokens)
         self._desk.waiting.extendleft(reversed(back))
-        if not self.queue or self.queue[0] is not first:
+        if first.token in tokens:
             self._first_changed(time.monotonic())
-        return True
 
     # -- hearing from the child ---------------------------------------------------------------------------------------
 
@@ -263,30 +262,39 @@ class Slot:
 
     def _check_deadline(self, first: StepAssignment, now: float) -> None:
         assert self.child is not None
-        timeout = math.inf if first.timeout is None else first.timeout
-        stamp = self.child.stamp.read()
-        if stamp.token == self._last_token:  # not begun yet; if it begins right now, it has until then
-            if now >= self._begin_by:
-                self._end(Outcome.LOST)  # the child is stopped, or stuck between two steps: another will begin it
-                return
-            deadline = min(now + timeout, self._begin_by)
-        elif first.timeout is None:
+        stamp, timeout = self.child.stamp.read(), first.timeout
+        if stamp.token == self._last_token:
+            self._check_beginning(first, now)
+            return
+        if timeout is None:
             self._due = None
             return
-        elif stamp.token != first.token:
+        if stamp.token != first.token:
             deadline = now  # it has ended and the next has begun; or a step wrote over the stamp
         elif not stamp.started:
             deadline = min(now + timeout, stamp.picked_up + timeout + _LOADING_ALLOWANCE)
         else:
             deadline = stamp.started + timeout
         self._due = deadline
-        if now < deadline or stamp.token == self._last_token:
+        if now < deadline:
             return
         self.take_back()  # then none of those behind it begins while it is judged
         self._read()  # a report that has come in by now was in time
         if self.queue and self.queue[0] is first:
             # With a stamp that makes no sense, no deadline could be kept any more.
             self._end(Outcome.TIMED_OUT if stamp.token == first.token else Outcome.LOST)
+
+    def _check_beginning(self, first: StepAssignment, now: float) -> None:
+        """Wait on for the child to begin, or have another child do it if this one is stopped or stuck."""
+        if now < self._begin_by:
+            # If it begins right now, it has until then.
+            self._due = min(now + (first.timeout or math.inf), self._begin_by)
+            return
+        self.take_back()
+        if self.queue and self.queue[0] is first:
+            self._first_changed(now)  # it has the ticket: it begins at this very moment
+        else:
+            self._end(Outcome.LOST)
 
     # -- the end of a child -------------------------------------------------------------------------------------------
 
@@ -356,7 +364,7 @@ class Slot:
         while token in [assignment.token for assignment in left]:
             # A step wrote into the pipe, and what came after it went unheard: not the doing of these.
             innocent = left.pop(0)
-            self._report_end(innocent, Outcome.KILLED, cancelled(innocent), started)
+            self._report_end(innocent, Outcome.KILLED, killed(innocent), started)
         self._desk.waiting.extendleft(reversed(left))
 
     def _report_end(
@@ -366,10 +374,10 @@ class Slot:
         self._desk.reports.append(report)
 
 
-def cancelled(assignment: StepAssignment) -> StepLost:
-    """Return the error of an assignment that was killed on request."""
+def killed(assignment: StepAssignment) -> StepLost:
+    """Return the error of an assignment that was ended for no fault of its own."""
     return StepLost(
-        f"step {assignment.step_name!r} was killed because it was cancelled.",
+        f"step {assignment.step_name!r} was killed before it had ended.",
         step_name=assignment.step_name,
         instance_id=assignment.instance_id,
         attempt=assignment.attempt,
@@ -385,5 +393,5 @@ def _what_ended(assignment: StepAssignment, verdict: Outcome | None, returncode:
         how = "closed the pipe of its process, or wrote into it, so that nothing could be heard from it any more"
         return StepCrashed(how=how, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.KILLED:
-        return cancelled(assignment)
+        return killed(assignment)
     return StepCrashed.from_returncode(returncode, **whom)  # type: ignore[arg-type]

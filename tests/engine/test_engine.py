@@ -21,8 +21,8 @@ from fuseline.errors import (
     UnsupportedPolicyError,
     WorkflowError,
 )
-from fuseline.executors import LokyExecutor
-from fuseline.messages import AttemptReport
+from fuseline.executors import InlineExecutor, LokyExecutor
+from fuseline.messages import StepReport
 from fuseline.policies import RetryPolicy, StepTimeoutPolicy, WorkflowPolicy
 from fuseline.testing import Gate
 from fuseline.testing.contract import is_running
@@ -403,31 +403,33 @@ def test_draining_gives_back_what_was_not_begun(tmp_path: Path, gate: Gate) -> N
     assert Path(path).read_text().count("behind") == 40
 
 
-def test_a_retry_that_is_due_does_not_keep_a_busy_engine_spinning(gate: Gate, tmp_path: Path) -> None:
-    polls = 0
+def test_a_retry_that_is_due_does_not_wake_an_engine_that_has_no_room() -> None:
+    class Sized(InlineExecutor):
+        room = 1
 
-    class Counting(LokyExecutor):
-        def poll(self) -> list[AttemptReport]:
-            nonlocal polls
-            polls += 1
-            return super().poll()
+        def free_slots(self) -> int:
+            return self.room
 
-    flaky = NoteOrder(policies=[RetryPolicy(1, wait=0.05)])
-    notes, held = Workflow(outputs=[flaky], name="notes"), Workflow(outputs=[Hold()], name="held")
-    broker = MemoryBroker()
-    retried = dispatch(broker, notes, path=str(tmp_path / "log"), label="retried", fails=True)
-    dispatch(broker, held, gate=gate)
-    engine = ProcessEngine(broker, [notes, held], executor=Counting(1))
-    worker = threading.Thread(target=engine.work)
-    worker.start()
-    gate.wait_entered()
-    until = time.monotonic() + 0.5  # the retry is due for most of it
-    while time.monotonic() < until:
-        time.sleep(0.01)
-    gate.open()
-    worker.join(HANG)
-    assert broker.result(retried) == "retried"
-    assert polls < 100
+    workflow = Workflow(outputs=[Divide(policies=[RetryPolicy(1, wait=0.0)])])
+    broker, executor = MemoryBroker(), Sized()
+    [lane] = (engine := ProcessEngine(broker, [workflow], executor=executor))._lanes
+    dispatch(broker, workflow, by=0)
+    lane.worker_id = broker.register_worker([workflow.to_schema()])
+    lane.start()
+    [assignment] = broker.get_steps(lane.worker_id, 1)
+    report = StepReport(
+        workflow_id=assignment.workflow_id,
+        instance_id=assignment.instance_id,
+        step_name=assignment.step_name,
+        state=State.FAILED,
+        token=assignment.token,
+    )
+    assert broker.report_step(lane.worker_id, report).step_state is State.RETRYING
+    assert engine._patience(drains=False) == 0.0
+    assert engine._patience(drains=True) is None
+    executor.room = 0
+    assert engine._patience(drains=False) is None
+    engine.close()
 
 
 def test_a_close_that_was_interrupted_can_be_repeated() -> None:
