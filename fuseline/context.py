@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["RunContext", "StopNow", "current_run", "entered"]
 
@@ -12,8 +13,7 @@ class StopNow(KeyboardInterrupt):
     """The user has asked twice to stop, while a step runs in the main thread: no attempt may swallow this one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
+class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where the calling code runs."""
 
     workflow_id: str

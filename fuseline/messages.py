@@ -15,8 +15,10 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import msgspec
 
 from fuseline.errors import PolicyError
 from fuseline.states import State
@@ -51,8 +53,7 @@ class FailureAction(enum.StrEnum):
     SKIP = "SKIP"  #: do without it and without the steps that need it; the run can still succeed
 
 
-@dataclass(frozen=True, slots=True)
-class FailureDecision:
+class FailureDecision(msgspec.Struct, frozen=True, array_like=True):
     """What a policy decides about a failed attempt: ``FailureDecision(FailureDecision.RETRY, delay=2.0)``."""
 
     action: FailureAction
@@ -69,7 +70,9 @@ class FailureDecision:
                 f"FailureDecision({self.action!r}, delay={self.delay!r}): give RETRY, FAIL or SKIP, and for RETRY a "
                 "finite number of seconds of 0 or more."
             )
-        object.__setattr__(self, "delay", float(self.delay))  # whatever kind of number it is: it has to travel
+        msgspec.structs.force_setattr(
+            self, "delay", float(self.delay)
+        )  # whatever kind of number it is: it has to travel
 
     RETRY: ClassVar[FailureAction] = FailureAction.RETRY
     FAIL: ClassVar[FailureAction] = FailureAction.FAIL
@@ -79,23 +82,21 @@ class FailureDecision:
 # -- broker to worker -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payload:
+class Payload(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What an attempt gets to work with."""
 
     #: {parameter of run_step: its value}; for a ``*parameter`` a tuple of values
     arguments: Mapping[str, Value | tuple[Value, ...]]
     attempt: int = 1  #: 1 for the first try
     #: {place of a policy among the step's policies: failures it has decided so far}
-    failures: Mapping[int, int] = field(default_factory=dict)
+    failures: Mapping[int, int] = msgspec.field(default_factory=dict)
     instance_id: str | None = None
     #: Where ``Workflow._execute_step`` leaves what the bare report of a hand-written worker does not say:
     #: the object that the attempt returned, and how the attempt ended. Empty, or one pair.
-    notes: list[tuple[Any, AttemptReport]] = field(default_factory=list, compare=False, repr=False)
+    notes: list[tuple[Any, AttemptReport]] = msgspec.field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepAssignment:
+class StepAssignment(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """One attempt of one step, handed to one worker."""
 
     workflow_id: str
@@ -108,15 +109,13 @@ class StepAssignment:
     starts_run: bool = False  #: whether it is the first of its run
 
 
-@dataclass(frozen=True, slots=True)
-class KillNotice:
+class KillNotice(msgspec.Struct, frozen=True, array_like=True):
     """Tells a worker that nobody wants the outcome of an assignment any more."""
 
     token: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishNotice:
+class FinishNotice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Tells a worker that a run it has started ended without a report, by being cancelled."""
 
     workflow_id: str
@@ -140,8 +139,7 @@ class Outcome(enum.StrEnum):
     LOST = "LOST"  #: what ran it is gone
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptReport:
+class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """How an accepted assignment ended; an executor gives exactly one for each."""
 
     token: int
@@ -156,8 +154,7 @@ class AttemptReport:
 # -- worker to broker -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
+class StepReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """How an assignment ended.
 
     The first five fields are all that a hand-written worker needs. ``state`` is ``SUCCEEDED``, ``FAILED``, ``SKIPPED``,
@@ -184,8 +181,7 @@ class ReportStatus(enum.StrEnum):
     UNKNOWN = "UNKNOWN"  #: about something that was never assigned
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportAnswer:
+class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What a broker says to a report; every event is told to exactly one worker."""
 
     status: ReportStatus

@@ -15,8 +15,9 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from fuseline.errors import NotPicklableError, RemoteStepError, RemoteTraceback
 
@@ -36,21 +37,23 @@ _PROTOCOL = 5
 _TRUSTED = frozenset(
     {"builtins", "numpy", "pandas", "pyarrow", "scipy", "datetime", "decimal", "fractions", "pathlib", "uuid"}
 )
+#: Types whose pickles need no look at what is in them.
+_SCALARS = frozenset({bool, int, float, complex, str, bytes, type(None)})
+#: Largest pickle: what one field of a msgpack message takes.
+_MOST_BYTES = (1 << 32) - 1
 #: Longest message of an exception that is kept beside its pickle, in characters.
 _MESSAGE_LIMIT = 10_000
 #: Characters of a traceback that are kept, at each of its ends: of a deep recursion, or with a message of megabytes.
 _TRACE_HALF = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(msgspec.Struct, frozen=True, gc=False):
     """A user's object on its way: its pickle, which only the code of a step or the user's own program opens."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorInfo:
+class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An exception on its way."""
 
     type_names: tuple[str, ...]  #: dotted names of its class and that class's bases, nearest first
@@ -118,6 +121,15 @@ def decode(value: Value) -> Any:
 
 
 def _dump(obj: Any, what: str) -> tuple[bytes, bool]:
+    """Return the pickle of an object, and whether loading it could fail."""
+    data, needs_check = (pickle.dumps(obj, _PROTOCOL), False) if type(obj) in _SCALARS else _dump_any(obj, what)
+    if len(data) > _MOST_BYTES:
+        size = f"it is {len(data) / 1e9:.1f} GB large, and a value may have {_MOST_BYTES / 1e9:.1f} GB"
+        raise NotPicklableError(what, size, "Store it and send its path.")
+    return data, needs_check
+
+
+def _dump_any(obj: Any, what: str) -> tuple[bytes, bool]:
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, _PROTOCOL)
     try:
@@ -201,7 +213,7 @@ def encode_error(error: BaseException) -> ErrorInfo:
 
     What cannot be pickled, or not be loaded again, travels as its name, message and traceback.
     """
-    names = type_names(type(error))
+    names = tuple(map(_printable, type_names(type(error))))
     message = _safe_str(error)
     trace = _cut(_safely(lambda: "".join(traceback.format_exception(error)))) if error.__traceback__ is not None else ""
     try:
@@ -209,7 +221,7 @@ def encode_error(error: BaseException) -> ErrorInfo:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
-        reason = problem.reason if isinstance(problem, NotPicklableError) else _describe(problem)
+        reason = _printable(problem.reason) if isinstance(problem, NotPicklableError) else _describe(problem)
         return ErrorInfo(type_names=names, message=message, traceback=trace, reason=reason)
     return ErrorInfo(type_names=names, message=message, traceback=trace, value=value)
 
@@ -269,11 +281,16 @@ def _describe(error: BaseException) -> str:
 
 def _safely(call: Callable[[], str]) -> str:
     try:
-        return call()
+        return _printable(call())
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # a __str__ that raises must not hide the error it belongs to
         return f"<its __str__ raised {type(problem).__name__}>"
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with what is no character, half of a surrogate pair, as an escape: UTF-8 has no form for it."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cut(trace: str) -> str:

@@ -2,12 +2,12 @@
 
 ::
 
-    program ── ["workflow", id] + its pickle ─▶ child      once per workflow, before its first assignment
-    program ── ["attempt", token, …] + values ─▶ child     it may be taken back until the child takes its ticket
-    program ◀─ ["ended", token, …] + value ──── child
-    program ── ["close"] ──────────────────────▶ child     teardown, then a clean exit
+    program ── LoadWorkflow ───▶ child     once per workflow, before its first assignment
+    program ── StepAssignment ─▶ child     it may be taken back until the child takes its ticket
+    program ◀─ AttemptReport ─── child
+    program ── Close ──────────▶ child     teardown, then a clean exit
 
-The child says ``["ready"]`` once, when it has started. At the end of the pipe it ends at once, with all it has started.
+The child says ``Ready`` once, when it has started. At the end of the pipe it ends at once, with all it has started.
 """
 
 from __future__ import annotations
@@ -18,26 +18,52 @@ import signal
 import sys
 from multiprocessing import process
 from multiprocessing.connection import Connection
-from typing import Any
+
+import msgspec
 
 from fuseline.attempt import Hosted, SharedDict, StepHost, build_shared_dict
 from fuseline.errors import NotPicklableError
-from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload, StepAssignment
-from fuseline.processes.channel import Channel
+from fuseline.messages import AttemptReport, Outcome, StepAssignment
+from fuseline.processes.channel import Channel, Incoming, incoming
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
-from fuseline.values import ErrorInfo, Value, encode_error
+from fuseline.values import encode_error
 
 __all__ = [
+    "FROM_CHILD",
+    "Close",
+    "FromChild",
+    "LoadWorkflow",
+    "Ready",
     "SharedDict",
     "build_shared_dict",
     "child_main",
-    "pack_assignment",
-    "pack_report",
-    "unpack_report",
 ]
 
-Packed = tuple[list[Any], list[bytes]]
+
+# -- what is said besides assignments and reports ---------------------------------------------------------------------
+
+
+class LoadWorkflow(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a child the steps of a workflow, as a pickle that it opens when it needs them."""
+
+    workflow_id: str
+    pickled: bytes
+
+
+class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a child to tear down its steps and exit."""
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Says that a child has started."""
+
+
+ToChild = LoadWorkflow | StepAssignment | Close
+FromChild = Ready | AttemptReport
+
+_TO_CHILD: Incoming[ToChild] = incoming(ToChild)
+FROM_CHILD: Incoming[FromChild] = incoming(FromChild)
 
 
 # -- the child --------------------------------------------------------------------------------------------------------
@@ -69,7 +95,7 @@ def _detach(program: int) -> None:
 class _Server:
     def __init__(self, connection: Connection, stamp: Stamp, tickets: Tickets) -> None:
         self._connection = connection
-        self._channel = Channel(connection.fileno())
+        self._channel = Channel(connection.fileno(), _TO_CHILD)
         self._stamp = stamp
         self._tickets = tickets
         self._pid = os.getpid()
@@ -78,22 +104,22 @@ class _Server:
         self._host = StepHost(killed_from_outside=True)
 
     def serve(self) -> None:
-        self._channel.send(["ready"])
+        self._channel.send(Ready())
         while True:
-            for header, blobs in self._channel.receive():
-                if header[0] == "workflow":
-                    self._pickles[header[1]] = blobs[0]
-                elif header[0] == "attempt":
-                    if self._tickets.redeem(header[1]):
-                        self._attempt(header, blobs)
-                elif header[0] == "close":
+            for message in self._channel.receive():
+                if isinstance(message, StepAssignment):
+                    if self._tickets.redeem(message.token):
+                        self._attempt(message)
+                elif isinstance(message, LoadWorkflow):
+                    self._pickles[message.workflow_id] = message.pickled
+                else:
                     self._host.close()
                     return
             if self._channel.has_ended:
                 os.killpg(0, signal.SIGKILL)  # nobody is left to tell: go, and take along what was started
 
-    def _attempt(self, header: list[Any], blobs: list[bytes]) -> None:
-        _, token, workflow_id, step_name = header[:4]
+    def _attempt(self, assignment: StepAssignment) -> None:
+        token, workflow_id = assignment.token, assignment.workflow_id
         self._stamp.pick_up(token)
         try:
             hosted = self._load(workflow_id)
@@ -108,13 +134,14 @@ class _Server:
             report = AttemptReport(token=token, outcome=Outcome.RAISED, error=encode_error(problem))
         else:
             self._stamp.start(token)
-            step, policies = hosted[step_name]
-            payload = _unpack_payload(header, blobs)
-            report = self._host.carry_out(step, policies, workflow_id=workflow_id, payload=payload, token=token)
+            step, policies = hosted[assignment.step_name]
+            report = self._host.carry_out(
+                step, policies, workflow_id=workflow_id, payload=assignment.payload, token=token
+            )
         if os.getpid() != self._pid:
             os._exit(0)  # the step has forked and both returned: the value of the first process counts
         _flush_output()
-        self._channel.send(*pack_report(report))
+        self._channel.send(report)
 
     def _load(self, workflow_id: str) -> Hosted:
         if workflow_id not in self._hosted:
@@ -129,78 +156,3 @@ def _flush_output() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):  # closed or replaced by the step: its own affair
             pass
-
-
-# -- messages ---------------------------------------------------------------------------------------------------------
-
-
-def pack_assignment(assignment: StepAssignment) -> Packed:
-    """Return an assignment as header and blobs."""
-    payload = assignment.payload
-    names: list[tuple[str, int | None]] = []  # (parameter, number of values for a ``*parameter``)
-    blobs: list[bytes] = []
-    for name, value in payload.arguments.items():
-        if isinstance(value, tuple):
-            names.append((name, len(value)))
-            blobs.extend(each.data for each in value)
-        else:
-            names.append((name, None))
-            blobs.append(value.data)
-    failures = list(payload.failures.items())
-    header = [
-        "attempt",
-        assignment.token,
-        assignment.workflow_id,
-        assignment.step_name,
-        assignment.instance_id,
-        payload.attempt,
-        failures,
-        names,
-    ]
-    return header, blobs
-
-
-def _unpack_payload(header: list[Any], blobs: list[bytes]) -> Payload:
-    instance_id, attempt, failures, names = header[4:]
-    values = map(Value, blobs)
-    arguments: dict[str, Value | tuple[Value, ...]] = {}
-    for name, count in names:
-        arguments[name] = next(values) if count is None else tuple(next(values) for _ in range(count))
-    return Payload(arguments=arguments, attempt=attempt, failures=dict(failures), instance_id=instance_id)
-
-
-def pack_report(report: AttemptReport) -> Packed:
-    """Return a report as header and blobs."""
-    blobs = [] if report.result is None else [report.result.data]
-    error = None
-    if report.error is not None:
-        info = report.error
-        error = [info.type_names, info.message, info.traceback, info.reason, info.value is not None]
-        if info.value is not None:
-            blobs.append(info.value.data)
-    decision = None if report.decision is None else [report.decision.action, report.decision.delay]
-    header = ["ended", report.token, report.outcome, error, decision, report.decided_by, report.started]
-    return header, blobs
-
-
-def unpack_report(header: list[Any], blobs: list[bytes]) -> AttemptReport:
-    """Return the report that ``pack_report`` packed.
-
-    Raises:
-        ValueError, TypeError, IndexError: it is not one.
-    """
-    _, token, outcome, error, decision, decided_by, started = header
-    info = None
-    if error is not None:
-        names, message, trace, reason, has_value = error
-        value = Value(blobs[0]) if has_value else None
-        info = ErrorInfo(type_names=tuple(names), message=message, traceback=trace, value=value, reason=reason)
-    return AttemptReport(
-        token=token,
-        outcome=Outcome(outcome),
-        result=Value(blobs[0]) if error is None else None,
-        error=info,
-        decision=None if decision is None else FailureDecision(FailureAction(decision[0]), decision[1]),
-        decided_by=decided_by,
-        started=started,
-    )

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+import msgspec
 
 from fuseline.errors import NotPicklableError, WorkflowError
 from fuseline.messages import (
@@ -268,17 +270,19 @@ def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
             f"{', '.join(sorted(REPORTABLE))}."
         )
     if type(report.state) is not State:
-        report = replace(report, state=State(report.state))  # given as text, by JSON say
+        report = msgspec.structs.replace(report, state=State(report.state))  # given as text, by JSON say
     note = payload.notes[0] if payload is not None and payload.notes else None
     if report.state is State.SUCCEEDED:
         if isinstance(report.result, Value):
             return report
         if note is not None and note[0] is report.result and note[1].result is not None:
-            return replace(report, result=note[1].result)
+            return msgspec.structs.replace(report, result=note[1].result)
         try:
-            return replace(report, result=encode_checked(report.result, f"the result of step {report.step_name!r}"))
+            return msgspec.structs.replace(
+                report, result=encode_checked(report.result, f"the result of step {report.step_name!r}")
+            )
         except NotPicklableError as error:
-            return replace(report, state=State.FAILED, result=None, error=encode_error(error))
+            return msgspec.structs.replace(report, state=State.FAILED, result=None, error=encode_error(error))
     problem = report.error
     decision: FailureDecision | None = report.decision
     decided_by = report.decided_by
@@ -288,4 +292,4 @@ def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
             decision, decided_by = note[1].decision, note[1].decided_by
     if problem is not None and not isinstance(problem, ErrorInfo):
         problem = encode_error(problem)
-    return replace(report, result=None, error=problem, decision=decision, decided_by=decided_by)
+    return msgspec.structs.replace(report, result=None, error=problem, decision=decision, decided_by=decided_by)

@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 
 from fuseline.errors import StepCrashed, StepError, StepLost, StepTimedOut
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
-from fuseline.processes.channel import Message, ProtocolError
+from fuseline.processes.channel import ProtocolError
 from fuseline.processes.child import Child
 from fuseline.values import encode_error
-from fuseline.worker import child_main, pack_assignment, unpack_report
+from fuseline.worker import FROM_CHILD, Close, FromChild, LoadWorkflow, Ready, child_main
 
 __all__ = ["Desk", "Slot", "killed"]
 
@@ -65,7 +65,7 @@ class Slot:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self.child: Child | None = None
+        self.child: Child[FromChild] | None = None
         self.is_ready = False  #: whether the child has said so
         self.problem = ""  #: why the child ended before it was ready
         self.queue: deque[StepAssignment] = deque()  #: in the child, in its order; the first runs, or will
@@ -126,7 +126,7 @@ class Slot:
         self.wants_child = False
         self._known = set()
         self._last_token = 0
-        self.child = child = Child(child_main, self._desk.environment)
+        self.child = child = Child(child_main, self._desk.environment, FROM_CHILD)
         self._wants_write = False
         self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
         self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))
@@ -148,8 +148,8 @@ class Slot:
             if assignment.workflow_id not in self._known:
                 self._known.add(assignment.workflow_id)
                 pickled = self._desk.pickles[assignment.workflow_id]
-                child.channel.put(["workflow", assignment.workflow_id], [pickled])
-            child.channel.put(*pack_assignment(assignment))
+                child.channel.put(LoadWorkflow(assignment.workflow_id, pickled))
+            child.channel.put(assignment)
         self._unsent.clear()
         self._watch()
 
@@ -205,7 +205,7 @@ class Slot:
         try:
             for message in child.channel.receive():
                 self._understand(message)
-        except (ProtocolError, ValueError, TypeError, IndexError, KeyError):
+        except ProtocolError:
             # A step wrote into the pipe. The child cannot be talked to any more.
             self._end(Outcome.LOST)
             self._unregister([child.fileno()])
@@ -221,13 +221,11 @@ class Slot:
             if fd in self._desk.selector.get_map():
                 self._desk.selector.unregister(fd)
 
-    def _understand(self, message: Message) -> None:
-        header, blobs = message
-        if header[0] == "ready":
+    def _understand(self, report: FromChild) -> None:
+        if isinstance(report, Ready):
             self.is_ready = True
             self._desk.failed_starts = 0
             return
-        report = unpack_report(header, blobs)
         if not self.queue or self.queue[0].token != report.token or self._verdict is not None:
             return  # its outcome was decided before
         self.queue.popleft()
@@ -316,7 +314,7 @@ class Slot:
         if self.queue or not self.is_ready:
             self._end(Outcome.KILLED)
         elif not self.child.is_ending:
-            self.child.channel.put(["close"])
+            self.child.channel.put(Close())
             self._watch()
             self._due = self._close_by
 

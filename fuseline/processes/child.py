@@ -21,12 +21,12 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Generic
 
 import psutil
 
 from fuseline.processes import guardian
-from fuseline.processes.channel import Channel
+from fuseline.processes.channel import Channel, Incoming, M
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.processes.tree import descendants, group_members, is_alive, kill_processes, signal_group
@@ -41,17 +41,24 @@ _LOOK = 0.01
 _PATIENCE = 5.0
 
 
-class Child:
+class Child(Generic[M]):
     """A child process that runs ``target(connection, stamp, tickets, pid of this program)``.
 
     The guardian must have been acquired.
+
+    Args:
+        environment: on top of this program's.
+        incoming: which messages the child sends.
 
     Raises:
         OSError: the system has no process or descriptor left to give.
     """
 
     def __init__(
-        self, target: Callable[[Connection, Stamp, Tickets, int], None], environment: Mapping[str, str]
+        self,
+        target: Callable[[Connection, Stamp, Tickets, int], None],
+        environment: Mapping[str, str],
+        incoming: Incoming[M],
     ) -> None:
         from loky.backend import get_context
 
@@ -82,7 +89,7 @@ class Child:
             self._exit_fd: int = _open_exit_fd(self._process)
             undo.pop_all()
         os.set_blocking(self._connection.fileno(), False)
-        self.channel = Channel(self._connection.fileno())
+        self.channel = Channel(self._connection.fileno(), incoming)
         self.returncode: int | None = None  #: as of ``waitpid``: negative for a signal; None if unknown
         self._tree: list[psutil.Process] = []
         self._kill_at: float | None = None

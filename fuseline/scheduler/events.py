@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from fuseline.messages import ReportAnswer, StepAssignment, StepReport
 from fuseline.schema import WorkflowSchema
@@ -13,23 +14,20 @@ from fuseline.values import Value
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRegistered:
+class WorkerRegistered(msgspec.Struct, frozen=True):
     """A worker is there and can run steps of these workflows."""
 
     worker_id: str
     schemas: tuple[WorkflowSchema, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLeft:
+class WorkerLeft(msgspec.Struct, frozen=True):
     """A worker has gone, and its processes are known to be dead: what it held goes back."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunDispatched:
+class RunDispatched(msgspec.Struct, frozen=True):
     """Somebody wants a run."""
 
     instance_id: str
@@ -37,36 +35,31 @@ class RunDispatched:
     inputs: Mapping[str, Value]
 
 
-@dataclass(frozen=True, slots=True)
-class StepsRequested:
+class StepsRequested(msgspec.Struct, frozen=True):
     """A worker has room for ``limit`` more steps."""
 
     worker_id: str
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(msgspec.Struct, frozen=True):
     """A worker says how an assignment ended; its result and error are encoded."""
 
     worker_id: str
     report: StepReport
 
 
-@dataclass(frozen=True, slots=True)
-class TimePassed:
+class TimePassed(msgspec.Struct, frozen=True):
     """Retries may be due."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunCancelled:
+class RunCancelled(msgspec.Struct, frozen=True):
     """Somebody wants a run to stop."""
 
     instance_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunForgotten:
+class RunForgotten(msgspec.Struct, frozen=True):
     """Nobody needs a settled run any more."""
 
     instance_id: str
@@ -80,38 +73,33 @@ Event = (
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(msgspec.Struct, frozen=True):
     """Hand this to the worker."""
 
     worker_id: str
     assignment: StepAssignment
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(msgspec.Struct, frozen=True):
     """Tell the worker that nobody wants the outcome of an assignment any more."""
 
     worker_id: str
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """Say this to the report at hand."""
 
     answer: ReportAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class StepsReady:
+class StepsReady(msgspec.Struct, frozen=True):
     """There is something to hand out again: wake workers of this workflow that found nothing before."""
 
     workflow_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """A run has ended."""
 
     workflow_id: str
@@ -121,8 +109,7 @@ class Finished:
     tell: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """A step or, where ``step_name`` is None, a run went to another state. Only told while somebody watches."""
 
     instance_id: str

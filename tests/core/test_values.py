@@ -338,3 +338,12 @@ def test_only_what_may_fail_to_load_is_loaded_as_a_check(monkeypatch):
     monkeypatch.setattr(pickle, "loads", no_loading)
     for value in (None, [1, "a"], {"a": {1.5}}, np.zeros(3), datetime.date(2024, 1, 2)):
         encode_checked(value, "it")
+
+
+@pytest.mark.parametrize("value", [b"x" * 100, [b"x" * 100]])
+def test_a_value_larger_than_a_message_takes_is_refused(monkeypatch, value):
+    monkeypatch.setattr("fuseline.values._MOST_BYTES", 100)
+    with pytest.raises(NotPicklableError, match="Store it and send its path"):
+        encode_checked(value, "it")
+    with pytest.raises(NotPicklableError, match="cannot send the input 'x': it is"):
+        encode(value, "the input 'x'")

@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import threading
 
+import msgspec
 import pytest
 
 from fuseline.errors import RemoteStepError, RemoteTraceback, StepTimedOut
@@ -230,6 +231,18 @@ def test_an_exception_without_a_text_comes_back_all_the_same(error):
 def test_a_text_that_raises_is_said_so():
     assert encode_error(RaisingStr()).message == "<its __str__ raised ValueError>"
     assert encode_error(NoText()).message == "<its __str__ raised TypeError>"
+
+
+def test_a_text_that_is_no_unicode_can_be_sent():
+    class Odd(Exception):
+        def __reduce__(self):
+            raise TypeError("not \udcff")
+
+    Odd.__qualname__ = "Odd\udcff"
+    info = encode_error(raised(Odd("name of a file: \udcff, ä")))
+    assert info.message == "name of a file: \\udcff, ä"
+    assert "\\udcff" in info.reason
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(info), type=ErrorInfo) == info
 
 
 def test_a_message_is_cut_at_10_000_characters_beside_the_whole_exception():

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fuseline.processes import guardian
-from fuseline.processes.channel import Channel
+from fuseline.processes.channel import Channel, incoming
 from fuseline.processes.child import Child
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
@@ -23,6 +24,14 @@ from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+class Started(msgspec.Struct):
+    pid: int
+    cap: str | None
+
+
+INCOMING = incoming(Started)
 
 
 def lead_a_group(program: int) -> None:
@@ -40,8 +49,8 @@ def say_and_wait(connection: Connection, stamp: Stamp, tickets: Tickets, program
     stamp.pick_up(7)
     stamp.start(7)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    channel = Channel(connection.fileno())
-    channel.send(["started", process.pid, os.environ.get("CAP")])
+    channel = Channel(connection.fileno(), INCOMING)
+    channel.send(Started(process.pid, os.environ.get("CAP")))
     list(channel.receive())
 
 
@@ -57,14 +66,14 @@ def guarded() -> Iterator[None]:
     guardian.release()
 
 
-def hear(child: Child) -> list[object]:
+def hear(child: Child[Started]) -> Started:
     readable, _, _ = select.select([child.fileno()], [], [], HANG)
     assert readable
-    [(header, _)] = child.channel.receive()
-    return header
+    [message] = child.channel.receive()
+    return message
 
 
-def drive_to_the_end(child: Child) -> None:
+def drive_to_the_end(child: Child[Started]) -> None:
     give_up = time.monotonic() + HANG
     while not child.is_gone:
         again = child.advance(time.monotonic())
@@ -75,7 +84,7 @@ def drive_to_the_end(child: Child) -> None:
 
 
 def test_a_child_that_returns_is_gone_with_its_exit_code() -> None:
-    child = Child(return_at_once, {})
+    child = Child(return_at_once, {}, INCOMING)
     drive_to_the_end(child)
     assert child.returncode == 0
     assert not is_running(child.pid)
@@ -83,30 +92,30 @@ def test_a_child_that_returns_is_gone_with_its_exit_code() -> None:
 
 @pytest.mark.parametrize("target", [say_and_wait, ignore_sigterm])
 def test_an_ended_child_is_gone_with_what_it_started(target: object) -> None:
-    child = Child(target, {"CAP": "2"})  # type: ignore[arg-type]
-    _, pid, cap = hear(child)
-    assert cap == "2"
+    child = Child(target, {"CAP": "2"}, INCOMING)  # type: ignore[arg-type]
+    started = hear(child)
+    assert started.cap == "2"
     stamp = child.stamp.read()
     assert stamp.token == 7
     assert stamp.picked_up <= stamp.started <= time.monotonic()
     child.end(time.monotonic(), grace=0.05)
     drive_to_the_end(child)
     assert not is_running(child.pid)
-    assert not is_running(int(str(pid)))
+    assert not is_running(started.pid)
     assert child.returncode == (-signal.SIGKILL if target is ignore_sigterm else -signal.SIGTERM)
 
 
 def test_what_a_dead_child_has_started_goes_too() -> None:
-    child = Child(say_and_wait, {})
-    _, pid, _ = hear(child)
+    child = Child(say_and_wait, {}, INCOMING)
+    pid = hear(child).pid
     os.kill(child.pid, signal.SIGKILL)
     drive_to_the_end(child)
     assert child.returncode == -signal.SIGKILL
-    assert not is_running(int(str(pid)))
+    assert not is_running(pid)
 
 
 def test_many_children_end_side_by_side() -> None:
-    children = [Child(ignore_sigterm, {}) for _ in range(4)]
+    children = [Child(ignore_sigterm, {}, INCOMING) for _ in range(4)]
     for child in children:
         hear(child)
     now = time.monotonic()
@@ -122,7 +131,7 @@ def test_many_children_end_side_by_side() -> None:
 def test_a_program_that_ignores_the_end_of_children_loses_only_the_exit_code() -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        child = Child(return_at_once, {})
+        child = Child(return_at_once, {}, INCOMING)
         drive_to_the_end(child)
         assert child.returncode is None
     finally:
@@ -132,7 +141,7 @@ def test_a_program_that_ignores_the_end_of_children_loses_only_the_exit_code() -
 def test_the_guardian_survives_the_signals_of_a_terminal_and_ends_with_its_pipe() -> None:
     process = guardian._process
     assert process is not None
-    child = Child(say_and_wait, {})
+    child = Child(say_and_wait, {}, INCOMING)
     hear(child)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(process.pid, number)
