@@ -1,4 +1,4 @@
-"""The line that says how far a pass over many files is."""
+"""The line that says how far the work on many files is."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class FileProgress(WorkflowPolicy):
     """Redraws a line on standard error as runs end, and removes it at the end; silent where that is no terminal.
 
     Args:
-        label: what is under way.
         sizes: of the files, in the order in which they are worked on. The bar shows their share, not that of the
             number of files: a large file takes longer.
     """
 
-    def __init__(self, label: str, sizes: Sequence[int]) -> None:
-        self._label = label
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._label = ""
         self._done_sizes = [0, *itertools.accumulate(sizes)]
         self._done = 0
         self._is_shown = sys.stderr.isatty()
@@ -39,7 +38,6 @@ class FileProgress(WorkflowPolicy):
         self._draw_at = self._started
 
     def __enter__(self) -> Self:
-        self._draw()
         return self
 
     def __exit__(
@@ -52,6 +50,12 @@ class FileProgress(WorkflowPolicy):
     def on_workflow_finished(self, workflow: Workflow, state: State) -> None:
         self.count()
 
+    def begin(self, label: str) -> None:
+        """Say what is under way from now on."""
+        self._label = label
+        self._draw_at = time.monotonic()
+        self._draw()
+
     def count(self) -> None:
         """One more file is done."""
         self._done += 1
@@ -62,8 +66,7 @@ class FileProgress(WorkflowPolicy):
         if not self._is_shown or now < self._draw_at:
             return
         self._draw_at = now + _INTERVAL
-        filled = _BAR * self._done_sizes[self._done] // max(1, self._done_sizes[-1])
-        bar = "#" * filled + "." * (_BAR - filled)
-        files = f"{self._done:,} of {len(self._done_sizes) - 1:,} files"
-        sys.stderr.write(f"\r{self._label:<10} [{bar}] {files}, {now - self._started:.1f} s\x1b[K")
+        share = self._done_sizes[self._done] / max(1, self._done_sizes[-1])
+        bar = ("#" * int(_BAR * share)).ljust(_BAR, ".")
+        sys.stderr.write(f"\r{self._label:<10} [{bar}] {share:4.0%}, {now - self._started:.1f} s\x1b[K")
         sys.stderr.flush()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import platform
 import sys
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fuseline.cli.hostile import BadRun
 from fuseline.messages import RunInfo
 
-__all__ = ["Inputs", "Pass", "Result", "show_bad_runs", "show_good_runs", "show_modules", "show_plan", "show_times"]
+__all__ = ["Inputs", "Result", "Way", "show_bad_runs", "show_good_runs", "show_modules", "show_plan", "show_times"]
 
 Inputs = dict[str, str]  #: of a run: its "path" and "module"
 Result = dict[str, Any]  #: of a run: what the step Summarise returns
@@ -22,13 +23,22 @@ _WIDTH = 79
 _INVALID = 9  #: names of files that are no valid Python, at most
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """One way through all the files."""
+class Way:
+    """One of the ways to measure all the files."""
 
-    results: list[Result]  #: in the order of the files
-    seconds: float
-    failures: list[str] = field(default_factory=list)  #: of files that have no result: why
+    def __init__(self) -> None:
+        self.results: list[Result] = []  #: in the order of the files
+        self.failures: list[str] = []  #: of files that have no result: why
+        self.seconds = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time until the block ends as needed by this way."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def show_plan(root: Path, sizes: Sequence[int], processes: int, bad_steps: int) -> None:
@@ -36,7 +46,7 @@ def show_plan(root: Path, sizes: Sequence[int], processes: int, bad_steps: int) 
     among = f", and {bad_steps} bad steps among them" if bad_steps else ""
     print(f"\nPython source below {root}")
     print(f"  {len(sizes):,} files, {sum(sizes) / 1e6:,.1f} MB: {5 * len(sizes):,} steps{among}")
-    print(f"  on {_processes(processes)} of Python {platform.python_version()}, then in a plain loop")
+    print(f"  on {_processes(processes)} of Python {platform.python_version()}, and in a plain loop, by turns")
     sys.stdout.flush()
 
 
@@ -79,7 +89,7 @@ def show_bad_runs(runs: Sequence[tuple[BadRun, RunInfo]]) -> bool:
     return as_expected
 
 
-def show_good_runs(done: Pass, count: int) -> bool:
+def show_good_runs(done: Way, count: int) -> bool:
     """Print whether all good runs succeeded, and return it."""
     print()
     if not done.failures:
@@ -91,7 +101,7 @@ def show_good_runs(done: Pass, count: int) -> bool:
     return False
 
 
-def show_times(by_engine: Pass, by_loop: Pass, processes: int, bad_steps: int) -> bool:
+def show_times(by_engine: Way, by_loop: Way, processes: int, bad_steps: int) -> bool:
     """Print how long both ways took; return whether they found the same."""
     print(f"\n  {'':<31}{'wall time':>11}{'files/s':>11}{'lines/s':>12}")
     for name, way in ((f"fuseline, {_processes(processes)}", by_engine), ("plain loop, the same functions", by_loop)):

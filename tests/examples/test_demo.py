@@ -13,7 +13,6 @@ import pytest
 
 import fuseline
 from fuseline.cli import demo, main
-from fuseline.cli.report import Pass
 
 COMMAND = [sys.executable, "-W", "error", "-m", "fuseline.cli"]
 
@@ -93,8 +92,8 @@ def test_progress_is_drawn_on_a_terminal_and_removed_at_the_end(project: Path, t
                 pass
         assert process.returncode == 0
     assert b"\rfuseline   [....." in drawn
-    assert b"] 0 of 3 files, 0.0 s" in drawn
-    assert b"\rplain loop [....." in drawn
+    assert b"]   0%, 0.0 s" in drawn
+    assert b"\rplain loop [####" in drawn
     assert drawn.endswith(b"\r\x1b[K")
 
 
@@ -117,10 +116,10 @@ def test_ctrl_c_ends_the_demo_with_130_and_without_a_traceback(tmp_path: Path) -
 def test_demo_says_why_good_runs_failed(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def work(*args: Any) -> tuple[Pass, list[Any]]:
-        return Pass(results=[], seconds=1.0, failures=["step 'Read' failed: the file is gone"] * 3), []
+    def measure(self: Any, files: list[Any]) -> None:
+        self.failures += ["step 'Read' failed: the file is gone"] * len(files)
 
-    monkeypatch.setattr(demo, "_work", work)
+    monkeypatch.setattr(demo._EngineWay, "measure", measure)
     assert main(["demo", "--path", str(project)]) == 1
     output = capsys.readouterr().out
     assert "3 of 3 good runs failed:" in output
