@@ -8,8 +8,9 @@ wins. It shows
 - ``dispatch_many``: a sweep is many runs of one workflow that differ in their inputs;
 - what to return: a few numbers instead of arrays, because results travel between processes.
 
-Needs numpy. Run it with::
+Run it with::
 
+    pip install numpy
     python examples/parameter_sweep.py
 """
 

@@ -222,7 +222,7 @@ def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def contain(raised: BaseException, step_name: str, payload: Payload | None) -> BaseException:
     """Return what an attempt raised as something that can go through a program without ending it."""
     if isinstance(raised, SystemExit):
-        how = f"called sys.exit({raised.code!r})"
+        how = f"called sys.exit({'' if raised.code is None else repr(raised.code)})"
     elif isinstance(raised, KeyboardInterrupt):
         how = "raised KeyboardInterrupt"
     else:

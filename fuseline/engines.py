@@ -190,6 +190,8 @@ class ProcessEngine:
                 raise signals.exception()
             if not drains and (self._drains or signals.count):
                 drains = True
+                if signals.count and any(lane.running for lane in self._lanes):
+                    _log.warning("stopping when the steps that run have ended; the next Ctrl-C or SIGTERM kills them")
                 for lane in self._lanes:
                     lane.executor.recall()
             for lane in self._lanes:

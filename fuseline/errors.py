@@ -92,14 +92,19 @@ class CycleError(WorkflowError):
     """Steps wait for each other in a circle.
 
     Attributes:
+        workflow: None if a step was told to wait for itself before it became part of one.
         cycle: the names along the circle, the first one repeated at the end.
     """
 
-    def __init__(self, workflow: str, cycle: Sequence[str]) -> None:
+    def __init__(self, workflow: str | None, cycle: Sequence[str]) -> None:
         self.workflow = workflow
         self.cycle = tuple(cycle)
         shown = self.cycle if len(self.cycle) <= 12 else (*self.cycle[:6], "…", *self.cycle[-5:])
-        super().__init__(f"workflow {workflow!r} has a cycle: {' -> '.join(shown)}. Remove one of these edges.")
+        if workflow is None:
+            problem = f"step {cycle[0]!r} cannot wait for itself. Remove this edge."
+        else:
+            problem = f"workflow {workflow!r} has a cycle: {' -> '.join(shown)}. Remove one of these edges."
+        super().__init__(problem)
 
 
 class DuplicateStepError(WorkflowError):
@@ -236,7 +241,8 @@ class StepTimedOut(StepError, TimeoutError):
         whom = self._whom(step_name, instance_id, attempt)
         how = "killed" if killed else "interrupted"
         super().__init__(
-            f"{whom} was {how} after {timeout:g} s. Raise its StepTimeoutPolicy, or split the step.",
+            f"{whom} ran longer than its timeout of {timeout:g} s and was {how}. Raise its StepTimeoutPolicy, or "
+            "split the step.",
             step_name=step_name,
             instance_id=instance_id,
             attempt=attempt,
@@ -266,7 +272,7 @@ class StepCrashed(StepError, RuntimeError):
         hint = " If nobody sent it, the kernel may have run out of memory." if signal_name == "SIGKILL" else ""
         super().__init__(
             f"{self._whom(step_name, instance_id, attempt)} {how}.{hint} "
-            "Other steps are not affected; a RetryPolicy would run it again in a new process.",
+            "Other steps are not affected; a RetryPolicy would run it again.",
             step_name=step_name,
             instance_id=instance_id,
             attempt=attempt,

@@ -54,7 +54,7 @@ class Progress(WorkflowPolicy):
             self._stream.flush()
 
     def _counts(self) -> str:
-        text = f"{self._done}/{self._total} steps"
+        text = f"{self._done}/{self._total} step{'' if self._total == 1 else 's'}"
         if self._retries:
             text += f", {self._retries} retried"
         return text + (f", {self._failed} failed" if self._failed else "")

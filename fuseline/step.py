@@ -23,7 +23,8 @@ class Step:
     The parameters of ``run_step`` are filled, in this order, from: a ``Depends(step)`` default; the workflow input of
     that name; the result of the predecessor of that name; the results of the remaining predecessors, in the order in
     which their edges were drawn, to the remaining required parameters (and what is left of them to a ``*parameter``);
-    the parameter's own default. ``None`` is a value like any other.
+    the parameter's own default. ``None`` is a value like any other. Where no parameter is left for a
+    result, its edge only says what comes first.
 
     Attributes that ``__init__`` or ``setup`` put on the instance are there in ``run_step``. On an executor with child
     processes each child has a copy of its own, so what ``run_step`` changes there is not seen elsewhere: return it.
@@ -93,11 +94,9 @@ class Step:
             CycleError: ``successor`` is this step. Longer cycles are found when a workflow is made.
         """
         if not isinstance(successor, Step):
-            raise WorkflowError(
-                f"step {self.name!r}: next() takes a step, not {successor!r}. Pass an instance of a Step subclass."
-            )
+            raise self._no_step(successor)
         if successor is self:
-            raise CycleError("(not yet part of one)", [self.name, self.name])
+            raise CycleError(None, [self.name, self.name])
         self._successors[successor] = None
         successor._predecessors[self] = None
         return successor
@@ -108,7 +107,15 @@ class Step:
             for step in successor:
                 self.next(step)
             return successor
+        if isinstance(successor, type) and issubclass(successor, Step):
+            raise self._no_step(successor)  # a slip of everybody
         return self.next(successor) if isinstance(successor, Step) else NotImplemented
+
+    def _no_step(self, other: object) -> WorkflowError:
+        hint = "Pass an instance of a Step subclass."
+        if isinstance(other, type):
+            hint = f"Make an instance of it: {other.__name__}()."
+        return WorkflowError(f"step {self.name!r}: an edge leads to a step, not to {other!r}. {hint}")
 
     def __rrshift__(self, predecessors: Any) -> Any:
         """``[a, b] >> c`` draws an edge from each of the list and gives ``c``."""

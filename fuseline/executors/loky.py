@@ -122,6 +122,8 @@ class LokyExecutor(Executor):
     def _hand_out(self) -> None:
         """Send what waits to slots with room: to an idle one first, then to one with little in it."""
         waiting = self._open_desk.waiting
+        if not waiting:
+            return
         depth = self._pace.depth
         while waiting:
             slots = [slot for slot in self._slots if slot.room(depth)]

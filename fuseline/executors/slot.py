@@ -17,6 +17,7 @@ is ended, everything is taken back that can be. So what is left in it, one assig
 
 from __future__ import annotations
 
+import logging
 import math
 import selectors
 import time
@@ -32,6 +33,8 @@ from fuseline.values import encode_error
 from fuseline.worker import FROM_CHILD, Close, FromChild, LoadWorkflow, Ready, child_main
 
 __all__ = ["Desk", "Slot", "killed"]
+
+_log = logging.getLogger("fuseline")
 
 #: Seconds that loading the code of a workflow may take in a child, on top of the timeout of the step that waits for it.
 _LOADING_ALLOWANCE = 60.0
@@ -252,6 +255,12 @@ class Slot:
         elif child.channel.has_ended:
             self._end(Outcome.LOST)  # it lives on without its pipe: nothing can come back from it
         elif self._close_by is not None:
+            _log.warning(
+                "child %d is killed, because it did not exit within %g s: a teardown takes longer, or a step has left "
+                "a thread that goes on. Make such threads daemons, or end them.",
+                child.pid,
+                _CLOSING_GRACE,
+            )
             self._end(Outcome.KILLED)
         elif self.queue:
             self._check_deadline(self.queue[0], now)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from fuseline.errors import PolicyError
 from fuseline.messages import FailureDecision
@@ -144,9 +145,18 @@ def _names(name: str, classes: ErrorClass | Iterable[ErrorClass]) -> frozenset[s
     names = set()
     for cls in classes:
         if isinstance(cls, str) and cls:
+            if "." not in cls and not _is_exception_class(getattr(builtins, cls, None)):
+                raise PolicyError(
+                    f"RetryPolicy({name}=...): {cls!r} is no built-in exception. Give the class itself, or its dotted "
+                    "name, such as 'http.client.HTTPException'."
+                )
             names.add(cls)
-        elif isinstance(cls, type) and issubclass(cls, BaseException):
+        elif _is_exception_class(cls):
             names.add(type_names(cls)[0])
         else:
             raise PolicyError(f"RetryPolicy({name}=...): {cls!r} is no exception class. Give classes, or their names.")
     return frozenset(names)
+
+
+def _is_exception_class(thing: object) -> TypeGuard[type[BaseException]]:
+    return isinstance(thing, type) and issubclass(thing, BaseException)

@@ -76,13 +76,19 @@ def test_an_edge_drawn_later_does_not_change_a_workflow():
 @pytest.mark.parametrize("other", [None, "b", 7, Load])
 def test_an_edge_to_something_else_than_a_step_is_refused(other):
     [a] = named("a")
-    with pytest.raises(WorkflowError, match=r"step 'a': next\(\) takes a step"):
+    with pytest.raises(WorkflowError, match=r"step 'a': an edge leads to a step, not to"):
         a.next(other)
     with pytest.raises(WorkflowError):
         a >> [other]
-    with pytest.raises(TypeError):
+    with pytest.raises((WorkflowError, TypeError)):
         a >> other
     assert edges(Workflow(a)) == {"a": ()}
+
+
+def test_a_class_instead_of_a_step_is_named_with_what_to_write():
+    [a] = named("a")
+    with pytest.raises(WorkflowError, match=r"Make an instance of it: Load\(\)"):
+        a >> Load
 
 
 @pytest.mark.parametrize("other", [None, "b", 7, Load])
@@ -100,7 +106,7 @@ def test_depends_on_something_else_than_a_step_is_refused():
 
 def test_an_edge_to_itself_is_refused_where_it_is_drawn():
     [a] = named("a")
-    with pytest.raises(CycleError, match="a -> a") as caught:
+    with pytest.raises(CycleError, match="step 'a' cannot wait for itself") as caught:
         a >> a
     assert caught.value.cycle == ("a", "a")
     assert edges(Workflow(a)) == {"a": ()}

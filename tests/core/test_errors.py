@@ -54,8 +54,16 @@ EXAMPLES: list[tuple[FuselineError, type[Exception], list[str]]] = [
     (PolicyError("a timeout of 0"), ValueError, ["a timeout of 0"]),
     (NotPicklableError("the result", "a lock", "Return data."), TypeError, ["the result", "a lock", "Return data."]),
     (StepError("it went wrong", **WHERE), Exception, ["it went wrong"]),
-    (StepTimedOut(timeout=30, killed=True, **WHERE), TimeoutError, ["'fit'", "7f3a", "killed after 30 s", "attempt 2"]),
-    (StepTimedOut(timeout=0.5, killed=False, step_name="fit"), TimeoutError, ["interrupted after 0.5 s", "Raise its"]),
+    (
+        StepTimedOut(timeout=30, killed=True, **WHERE),
+        TimeoutError,
+        ["'fit'", "7f3a", "30 s and was killed", "attempt 2"],
+    ),
+    (
+        StepTimedOut(timeout=0.5, killed=False, step_name="fit"),
+        TimeoutError,
+        ["0.5 s and was interrupted", "Raise its"],
+    ),
     (StepCrashed(how="died by SIGSEGV", signal_name="SIGSEGV", **WHERE), RuntimeError, ["'fit'", "died by SIGSEGV"]),
     (StepLost("no process to be had", **WHERE), RuntimeError, ["no process to be had"]),
     (
@@ -216,7 +224,7 @@ def test_the_end_of_a_process_is_described(returncode, text, exit_code, signal_n
 
 def test_run_and_attempt_are_left_out_where_there_is_none():
     error = StepTimedOut(step_name="fit", timeout=1, killed=False)
-    assert str(error).startswith("step 'fit' was interrupted")
+    assert str(error).startswith("step 'fit' ran longer")
     assert (error.instance_id, error.attempt) == (None, None)
 
 

@@ -51,6 +51,13 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def wait_said(self, text: str) -> None:
+        """Wait until the program has written this to standard error."""
+        give_up = time.monotonic() + HANG
+        while text not in self._err.read_text():
+            assert time.monotonic() < give_up, f"never said: {text}"
+            time.sleep(0.005)
+
     def end(self) -> tuple[int, str, str]:
         """Wait for the end; return exit code and output."""
         self.process.wait(HANG)

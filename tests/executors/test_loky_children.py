@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from fuseline.errors import StepLost
 from fuseline.executors import LokyExecutor, slot
 from fuseline.messages import Outcome
 from fuseline.processes import guardian
+from fuseline.step import Step
 from fuseline.testing import Gate
 from fuseline.testing.contract import Bench, error_of, result_of
 from fuseline.testing.gate import HANG
@@ -145,3 +147,20 @@ def test_a_guardian_that_cannot_be_started_is_not_counted(monkeypatch: pytest.Mo
     assert guardian._users == 0
     with Bench(LokyExecutor(1), step) as bench:
         assert result_of(bench.run(step, value=1)) == 1
+
+
+class LeavesThread(Step):
+    def run_step(self) -> int:
+        threading.Thread(target=threading.Event().wait).start()
+        return 1
+
+
+def test_a_child_that_does_not_exit_is_killed_and_the_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(slot, "_CLOSING_GRACE", 0.1)
+    step = LeavesThread()
+    with Bench(LokyExecutor(1), step) as bench:
+        assert result_of(bench.run(step)) == 1
+    [record] = caplog.records
+    assert "a step has left a thread" in record.getMessage()
