@@ -150,4 +150,4 @@ def test_the_end_of_a_run_that_is_cancelled_while_a_retry_waits_is_told() -> Non
 def test_progress_is_one_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     workflow = Workflow(outputs=[FailsOnce(policies=[RetryPolicy(1)])], name="w")
     assert workflow.run({"value": 1}, executor="inline", progress=True) == 1
-    assert capsys.readouterr().err == "w: 1/1 steps, 1 retried, succeeded\n"
+    assert capsys.readouterr().err == "w: 1/1 step, 1 retried, succeeded\n"
