@@ -26,14 +26,14 @@ from fuseline.broker.memory import MemoryBroker
 from fuseline.context import RunContext, StopNow
 from fuseline.errors import WorkflowError
 from fuseline.executors.base import Executor, check_processes
-from fuseline.lane import Lane, Served, make_lanes
+from fuseline.lane import Lane, make_lanes
 from fuseline.messages import (
     AttemptReport,
     FinishNotice,
     KillNotice,
     Notice,
     Outcome,
-    ReportAnswer,
+    RecallNotice,
     ReportStatus,
     StepAssignment,
     StepReport,
@@ -42,8 +42,7 @@ from fuseline.policies.base import WorkflowPolicy
 from fuseline.progress import Progress
 from fuseline.signals import StopSignals
 from fuseline.states import State
-from fuseline.step import Step
-from fuseline.values import decode, decode_error
+from fuseline.values import decode_error
 from fuseline.wakeup import Wakeup
 from fuseline.workflow import Workflow
 
@@ -191,7 +190,9 @@ class ProcessEngine:
             if not drains and (self._drains or signals.count):
                 drains = True
                 if signals.count and any(lane.running for lane in self._lanes):
-                    _log.warning("stopping when the steps that run have ended; the next Ctrl-C or SIGTERM kills them")
+                    kills = all(lane.executor.kills for lane in self._lanes)
+                    more = "the next" if kills else "the third"
+                    _log.warning("stopping when the steps that run have ended; %s Ctrl-C or SIGTERM ends them", more)
                 for lane in self._lanes:
                     lane.executor.recall()
             for lane in self._lanes:
@@ -203,8 +204,6 @@ class ProcessEngine:
     def _turn(self, lane: Lane, signals: StopSignals, drains: bool) -> None:
         broker = self._broker
         broker.news(lane.worker_id).clear()
-        for notice in broker.keep_alive(lane.worker_id):
-            self._heed(lane, notice)
         signals.interrupts = lane.executor.runs_in_caller
         try:
             reports = lane.executor.poll()
@@ -212,13 +211,18 @@ class ProcessEngine:
             signals.interrupts = False
         for report in reports:
             self._settle(lane, report)
+        for notice in broker.keep_alive(lane.worker_id):
+            self._heed(lane, notice)
         free = 0 if drains else lane.executor.free_slots()
         if free:
             assignments = broker.get_steps(lane.worker_id, free)
-            lane.running.update((assignment.token, assignment) for assignment in assignments)
+            handed_out = {assignment.token: assignment for assignment in assignments}
+            lane.running.update(handed_out)
+            lane.untold.update(handed_out)
             lane.executor.submit(assignments)
-            for assignment in assignments:
-                self._tell_start(lane, assignment)
+        begun = lane.executor.begun()
+        for token in list(lane.untold) if begun is None else begun:
+            self._tell_start(lane, token)
 
     def _is_done(self, drains: bool, block: bool) -> bool:
         if any(lane.running for lane in self._lanes):
@@ -236,23 +240,26 @@ class ProcessEngine:
 
     # -- one assignment -----------------------------------------------------------------------------------------------
 
-    def _tell_start(self, lane: Lane, assignment: StepAssignment) -> None:
+    def _tell_start(self, lane: Lane, token: int) -> None:
+        """Tell the observers of a start, unless they know."""
+        assignment = lane.untold.pop(token, None)
+        if assignment is None:
+            return
         served = lane.workflows[assignment.workflow_id]
         step, _ = served.hosted[assignment.step_name]
         step.state, step.error = State.RUNNING, None
         if served.observers:
-            context = _context(assignment)
-            if assignment.starts_run:
-                served.observe("on_workflow_start", _whole_run(context), served.workflow)
-            served.observe("on_step_start", context, step)
+            starts_run = assignment.payload.starts_run
+            served.observers.step_started(_context(assignment), step, starts_run=starts_run)
 
     def _heed(self, lane: Lane, notice: Notice) -> None:
         if isinstance(notice, KillNotice):
             lane.executor.kill(notice.token)
+        elif isinstance(notice, RecallNotice):
+            lane.executor.recall([notice.token])
         elif isinstance(notice, FinishNotice):
             context = RunContext(workflow_id=notice.workflow_id, instance_id=notice.instance_id)
-            served = lane.workflows[notice.workflow_id]
-            served.observe("on_workflow_finished", context, served.workflow, notice.state)
+            lane.workflows[notice.workflow_id].observers.run_finished(context, notice.state)
 
     def _settle(self, lane: Lane, report: AttemptReport) -> None:
         """Tell the broker how an attempt ended, and the observers what the broker made of it."""
@@ -263,6 +270,10 @@ class ProcessEngine:
         served = lane.workflows[assignment.workflow_id]
         step, policies = served.hosted[assignment.step_name]
         state, error = _judge(assignment, report)
+        if state is State.READY:
+            lane.untold.pop(report.token, None)
+        else:
+            self._tell_start(lane, report.token)
         decision, decided_by = report.decision, report.decided_by
         if error is not None and decision is None:  # its process is gone, so nobody has asked the policies yet
             decision, decided_by = decide_failure(
@@ -288,31 +299,7 @@ class ProcessEngine:
         assert answer.step_state is not None
         step.state, step.error = answer.step_state, error
         if served.observers:
-            self._tell(served, step, assignment, report, error, answer)
-
-    def _tell(
-        self,
-        served: Served,
-        step: Step,
-        assignment: StepAssignment,
-        report: AttemptReport,
-        error: BaseException | None,
-        answer: ReportAnswer,
-    ) -> None:
-        context = _context(assignment)
-        if answer.step_state is State.SUCCEEDED and served.is_observed("on_step_success"):
-            try:
-                result = None if report.result is None else decode(report.result)
-            except Exception:
-                _log.exception("the result of step %r cannot be loaded here for on_step_success", step.name)
-            else:
-                served.observe("on_step_success", context, step, result)
-        if error is not None:
-            served.observe("on_step_failure", context, step, error)
-            if answer.step_state is State.RETRYING:
-                served.observe("on_step_retry", context, step, error, answer.delay)
-        if answer.run_state is not None:
-            served.observe("on_workflow_finished", _whole_run(context), served.workflow, answer.run_state)
+            served.observers.step_ended(_context(assignment), step, answer, error, report.result)
 
 
 def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, BaseException | None]:
@@ -339,10 +326,6 @@ def _context(assignment: StepAssignment) -> RunContext:
         step_name=assignment.step_name,
         attempt=assignment.attempt,
     )
-
-
-def _whole_run(context: RunContext) -> RunContext:
-    return RunContext(workflow_id=context.workflow_id, instance_id=context.instance_id)
 
 
 class _OneRunEngine(ProcessEngine):
@@ -373,7 +356,7 @@ def run_once(
     [served] = lane.workflows.values()
     if progress:
         observer: WorkflowPolicy = Progress(len(workflow.steps))
-        served.observers.append(observer)
+        served.observers.add(observer)
     instance_id = broker.dispatch_workflow(served.schema, inputs)
     on_dispatch(instance_id)
     engine.work()

@@ -6,22 +6,17 @@ not keep the others waiting.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from fuseline.context import RunContext, entered
 from fuseline.errors import WorkflowError
 from fuseline.executors import make_executor
 from fuseline.executors.base import Executor
 from fuseline.executors.pickling import pickle_hosted
 from fuseline.messages import StepAssignment
-from fuseline.policies.base import overrides
+from fuseline.observers import Observers
 from fuseline.workflow import Workflow
 
 __all__ = ["Lane", "Served", "make_lanes"]
-
-_log = logging.getLogger("fuseline")
 
 
 class Served:
@@ -31,23 +26,7 @@ class Served:
         self.workflow = workflow
         self.schema = workflow.to_schema()
         self.hosted = workflow.hosted()
-        self.observers = list(workflow.observers)
-
-    def observe(self, hook: str, context: RunContext, *args: Any) -> None:
-        """Call a hook of every observer; an error in one is logged and goes no further."""
-        for observer in self.observers:
-            if overrides(observer, hook):
-                before = entered.set(context)
-                try:
-                    getattr(observer, hook)(*args)
-                except Exception:
-                    _log.exception("%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id)
-                finally:
-                    entered.reset(before)
-
-    def is_observed(self, hook: str) -> bool:
-        """Return whether a hook does anything, so that its arguments are worth making."""
-        return any(overrides(observer, hook) for observer in self.observers)
+        self.observers = Observers(workflow)
 
 
 class Lane:
@@ -57,6 +36,7 @@ class Lane:
         self.executor = executor
         self.workflows: dict[str, Served] = {}
         self.running: dict[int, StepAssignment] = {}
+        self.untold: dict[int, StepAssignment] = {}  #: those of them whose start was not observed yet
         self.worker_id = ""
         self.is_started = False
 
@@ -72,6 +52,7 @@ class Lane:
             self.executor.close()
             self.is_started = False  # only now: a close that was interrupted can be called again
         self.running.clear()
+        self.untold.clear()
 
 
 def make_lanes(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,9 +30,11 @@ __all__ = [
     "FailureDecision",
     "FinishNotice",
     "KillNotice",
+    "Note",
     "Notice",
     "Outcome",
     "Payload",
+    "RecallNotice",
     "ReportAnswer",
     "ReportStatus",
     "RunInfo",
@@ -82,18 +84,34 @@ class FailureDecision(msgspec.Struct, frozen=True, array_like=True):
 # -- broker to worker -------------------------------------------------------------------------------------------------
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Payload(msgspec.Struct, frozen=True, kw_only=True, array_like=True, dict=True):
     """What an attempt gets to work with."""
 
     #: {parameter of run_step: its value}; for a ``*parameter`` a tuple of values
-    arguments: Mapping[str, Value | tuple[Value, ...]]
+    arguments: dict[str, Value | tuple[Value, ...]]
     attempt: int = 1  #: 1 for the first try
     #: {place of a policy among the step's policies: failures it has decided so far}
-    failures: Mapping[int, int] = msgspec.field(default_factory=dict)
+    failures: dict[int, int] = msgspec.field(default_factory=dict)
     instance_id: str | None = None
-    #: Where ``Workflow._execute_step`` leaves what the bare report of a hand-written worker does not say:
-    #: the object that the attempt returned, and how the attempt ended. Empty, or one pair.
-    notes: list[tuple[Any, AttemptReport]] = msgspec.field(default_factory=list)
+    starts_run: bool = False  #: whether the attempt is the first one of its run
+
+    @property
+    def note(self) -> Note | None:
+        """What ``Workflow._execute_step`` has left here. It does not travel."""
+        return self.__dict__.get("_note")
+
+    def leave_note(self, note: Note) -> None:
+        """Leave it for the client half of the broker, which completes the report with it."""
+        self.__dict__["_note"] = note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What the bare report of a hand-written worker does not say."""
+
+    result: Any  #: the object that the attempt returned
+    report: AttemptReport  #: how the attempt ended
+    hear: Callable[[ReportAnswer], None]  #: wants to know what the broker has made of it
 
 
 class StepAssignment(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -106,16 +124,22 @@ class StepAssignment(msgspec.Struct, frozen=True, kw_only=True, array_like=True,
     token: int  #: names this hand-over; never used again
     attempt: int = 1  #: 1 for the first try
     timeout: float | None = None  #: seconds from the start of the attempt in its slot; None means no limit
-    starts_run: bool = False  #: whether it is the first of its run
+    failure_stops_run: bool = True  #: whether nothing else of its run may start once it has failed
 
 
-class KillNotice(msgspec.Struct, frozen=True, array_like=True):
+class KillNotice(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Tells a worker that nobody wants the outcome of an assignment any more."""
 
     token: int
 
 
-class FinishNotice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class RecallNotice(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a worker that an assignment need not be begun any more; if it was, it may finish."""
+
+    token: int
+
+
+class FinishNotice(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Tells a worker that a run it has started ended without a report, by being cancelled."""
 
     workflow_id: str
@@ -123,7 +147,7 @@ class FinishNotice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     state: State
 
 
-Notice = KillNotice | FinishNotice
+Notice = KillNotice | RecallNotice | FinishNotice
 
 
 # -- executor to worker -----------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class WorkflowSchema:
                 policies=tuple(data["policies"]),
                 steps=tuple(_step(step) for step in data["steps"]),
             )
-            if not all(isinstance(name, str) for name in schema.names()):
+            if not all(type(name) is str for name in schema.names()):
                 raise TypeError("a name is no string")  # noqa: TRY301 - one way out for all that is malformed
             for config in (*schema.policies, *(config for step in schema.steps for config in step.policies)):
                 config["type"], config["config"]

@@ -113,7 +113,7 @@ class Step:
 
     def _no_step(self, other: object) -> WorkflowError:
         hint = "Pass an instance of a Step subclass."
-        if isinstance(other, type):
+        if isinstance(other, type) and issubclass(other, Step):
             hint = f"Make an instance of it: {other.__name__}()."
         return WorkflowError(f"step {self.name!r}: an edge leads to a step, not to {other!r}. {hint}")
 
@@ -190,7 +190,7 @@ def check_name(what: str, name: str) -> str:
         raise WorkflowError(
             f"{shown} cannot name a {what}. Use a string of 1 to {MAX_NAME} characters without control characters."
         )
-    return name
+    return str.__str__(name)  # a subclass, NumPy's say, does not travel
 
 
 def step_parameters(step: Step, names: Callable[[Step], str]) -> tuple[ParameterSchema, ...]:

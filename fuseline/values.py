@@ -24,6 +24,7 @@ from fuseline.errors import NotPicklableError, RemoteStepError, RemoteTraceback
 __all__ = [
     "ErrorInfo",
     "Value",
+    "check_size",
     "decode",
     "decode_error",
     "encode",
@@ -122,17 +123,28 @@ def decode(value: Value) -> Any:
 
 def _dump(obj: Any, what: str) -> tuple[bytes, bool]:
     """Return the pickle of an object, and whether loading it could fail."""
-    data, needs_check = (pickle.dumps(obj, _PROTOCOL), False) if type(obj) in _SCALARS else _dump_any(obj, what)
+    data, needs_check = _dump_any(obj, what)
+    return check_size(data, what), needs_check
+
+
+def check_size(data: bytes, what: str) -> bytes:
+    """Return ``data``.
+
+    Raises:
+        NotPicklableError: it is too large to travel.
+    """
     if len(data) > _MOST_BYTES:
-        size = f"it is {len(data) / 1e9:.1f} GB large, and a value may have {_MOST_BYTES / 1e9:.1f} GB"
+        size = f"it is {len(data) / 1e9:.1f} GB large, and at most {_MOST_BYTES / 1e9:.1f} GB can travel"
         raise NotPicklableError(what, size, "Store it and send its path.")
-    return data, needs_check
+    return data
 
 
 def _dump_any(obj: Any, what: str) -> tuple[bytes, bool]:
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, _PROTOCOL)
     try:
+        if type(obj) in _SCALARS:
+            return pickle.dumps(obj, _PROTOCOL), False
         pickler.dump(obj)
         if not pickler.needs_cloudpickle:
             return buffer.getvalue(), pickler.needs_check
@@ -290,7 +302,9 @@ def _safely(call: Callable[[], str]) -> str:
 
 def _printable(text: str) -> str:
     """Return ``text`` with what is no character, half of a surrogate pair, as an escape: UTF-8 has no form for it."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return str.__str__(text)  # a subclass does not travel
 
 
 def _cut(trace: str) -> str:

@@ -5,6 +5,8 @@
     program ── LoadWorkflow ───▶ child     once per workflow, before its first assignment
     program ── StepAssignment ─▶ child     it may be taken back until the child takes its ticket
     program ◀─ AttemptReport ─── child
+    program ◀─ Untouched ─────── child     instead, if its run has just failed in this child
+    program ── Heard ──────────▶ child     of that failure: what comes after this is wanted
     program ── Close ──────────▶ child     teardown, then a clean exit
 
 The child says ``Ready`` once, when it has started. At the end of the pipe it ends at once, with all it has started.
@@ -16,15 +18,16 @@ import os
 import pickle
 import signal
 import sys
+import time
 from multiprocessing import process
 from multiprocessing.connection import Connection
 
 import msgspec
 
 from fuseline.attempt import Hosted, SharedDict, StepHost, build_shared_dict
+from fuseline.channel import Channel, EncodingError, Incoming, ProtocolError, incoming
 from fuseline.errors import NotPicklableError
-from fuseline.messages import AttemptReport, Outcome, StepAssignment
-from fuseline.processes.channel import Channel, Incoming, incoming
+from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.values import encode_error
@@ -33,11 +36,15 @@ __all__ = [
     "FROM_CHILD",
     "Close",
     "FromChild",
+    "Heard",
     "LoadWorkflow",
     "Ready",
     "SharedDict",
+    "Untouched",
     "build_shared_dict",
+    "check_report",
     "child_main",
+    "stops_run",
 ]
 
 
@@ -51,16 +58,51 @@ class LoadWorkflow(msgspec.Struct, frozen=True, array_like=True, tag=True):
     pickled: bytes
 
 
+class Heard(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a child that its program knows of the failure of a run: what comes after this is wanted."""
+
+    instance_id: str
+
+
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Tells a child to tear down its steps and exit."""
+
+
+class Untouched(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Gives an assignment back that was not begun, because its run has failed in this child before."""
+
+    token: int
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Says that a child has started."""
 
 
-ToChild = LoadWorkflow | StepAssignment | Close
-FromChild = Ready | AttemptReport
+ToChild = LoadWorkflow | StepAssignment | Heard | Close
+FromChild = Ready | Untouched | AttemptReport
+
+
+def stops_run(assignment: StepAssignment, report: AttemptReport) -> bool:
+    """Return whether nothing else of its run may start after this report."""
+    decision = report.decision
+    return assignment.failure_stops_run and decision is not None and decision.action is FailureAction.FAIL
+
+
+def check_report(report: AttemptReport) -> AttemptReport:
+    """Return ``report``, which has come from a child.
+
+    Raises:
+        ProtocolError: it makes no sense, so it was not written by ``child_main``.
+    """
+    returned = report.outcome is Outcome.RETURNED
+    is_known = returned or report.outcome in (Outcome.RAISED, Outcome.TIMED_OUT)
+    has_its_parts = (report.result is not None) is returned and (report.error is not None) is not returned
+    is_named = report.error is None or report.error.type_names
+    is_in_time = report.started is None or 0.0 <= report.started <= time.monotonic()
+    if not (is_known and has_its_parts and is_named and is_in_time):
+        raise ProtocolError("a report that makes no sense")
+    return report
+
 
 _TO_CHILD: Incoming[ToChild] = incoming(ToChild)
 FROM_CHILD: Incoming[FromChild] = incoming(FromChild)
@@ -79,6 +121,7 @@ def _detach(program: int) -> None:
     """Make this process one that leads its own group, leaves with its program, and has no terminal to wait for."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which decides what it means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # for what a step starts
     if sys.platform == "linux":
         import ctypes
 
@@ -95,13 +138,15 @@ def _detach(program: int) -> None:
 class _Server:
     def __init__(self, connection: Connection, stamp: Stamp, tickets: Tickets) -> None:
         self._connection = connection
-        self._channel = Channel(connection.fileno(), _TO_CHILD)
+        self._channel: Channel[ToChild, FromChild] = Channel(connection.fileno(), _TO_CHILD)
         self._stamp = stamp
         self._tickets = tickets
         self._pid = os.getpid()
         self._pickles: dict[str, bytes] = {}
         self._hosted: dict[str, Hosted] = {}
         self._host = StepHost(killed_from_outside=True)
+        #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.
+        self._failed_runs: set[str] = set()
 
     def serve(self) -> None:
         self._channel.send(Ready())
@@ -109,7 +154,12 @@ class _Server:
             for message in self._channel.receive():
                 if isinstance(message, StepAssignment):
                     if self._tickets.redeem(message.token):
-                        self._attempt(message)
+                        if message.instance_id in self._failed_runs:
+                            self._channel.send(Untouched(message.token))
+                        else:
+                            self._attempt(message)
+                elif isinstance(message, Heard):
+                    self._failed_runs.discard(message.instance_id)
                 elif isinstance(message, LoadWorkflow):
                     self._pickles[message.workflow_id] = message.pickled
                 else:
@@ -140,8 +190,16 @@ class _Server:
             )
         if os.getpid() != self._pid:
             os._exit(0)  # the step has forked and both returned: the value of the first process counts
+        if stops_run(assignment, report):
+            self._failed_runs.add(assignment.instance_id)
         _flush_output()
-        self._channel.send(report)
+        try:
+            self._channel.send(report)
+        except EncodingError as error:  # for what nobody has thought of
+            problem = NotPicklableError(
+                f"the report of step {assignment.step_name!r}", str(error), "Return plain data."
+            )
+            self._channel.send(AttemptReport(token=token, outcome=Outcome.RAISED, error=encode_error(problem)))
 
     def _load(self, workflow_id: str) -> Hosted:
         if workflow_id not in self._hosted:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fuseline.attempt import Hosted, StepHost, contain, decide_failure
+from fuseline.context import RunContext
 from fuseline.errors import (
     CycleError,
     DuplicateStepError,
@@ -16,7 +18,8 @@ from fuseline.errors import (
     WorkflowError,
 )
 from fuseline.graph import order_before
-from fuseline.messages import AttemptReport, FailureAction, Outcome
+from fuseline.messages import AttemptReport, FailureAction, Note, Outcome, Payload, ReportAnswer
+from fuseline.observers import Observers
 from fuseline.policies.base import Policy, StepPolicy, WorkflowPolicy, check_hooks, policy_config
 from fuseline.schema import ON_FAILURE, ParameterSchema, StepSchema, WorkflowSchema, fingerprint
 from fuseline.states import State
@@ -309,7 +312,7 @@ class Workflow:
         """Run one attempt of ``step`` in this process, with all policies of the workflow and the step.
 
         Blocks. Never raises for a failing step: ``step.state`` and ``step.error`` say how it ended. Retries are the
-        broker's business, once the attempt is reported.
+        broker's business, once the attempt is reported; then the observers are told what became of it, too.
 
         Args:
             shared: ``{parameter of run_step: object}``, as ``build_shared_dict(assignment.payload)`` makes it.
@@ -325,6 +328,8 @@ class Workflow:
         policies = self.policies_of(step)
         payload = getattr(shared, "payload", None)
         step.name, step.state, step.error = self._names[step], State.RUNNING, None
+        if payload is not None:
+            Observers(self).step_started(self._context(step, payload), step, starts_run=payload.starts_run)
         result: Any = None
         try:
             result, value = self._host.run(step, policies, shared, workflow_id=self._workflow_id)
@@ -345,8 +350,23 @@ class Workflow:
             step.state = State.SUCCEEDED
             end = AttemptReport(token=0, outcome=Outcome.RETURNED, result=value)
         if payload is not None:
-            payload.notes[:] = [(result, end)]
+            payload.leave_note(Note(result=result, report=end, hear=partial(self._hear, step, payload, end)))
         return result
+
+    def _hear(self, step: Step, payload: Payload, end: AttemptReport, answer: ReportAnswer) -> None:
+        """Take in what a broker made of an attempt that was carried out here."""
+        if answer.step_state is not None:
+            error = step.error
+            step.state = answer.step_state
+            Observers(self).step_ended(self._context(step, payload), step, answer, error, end.result)
+
+    def _context(self, step: Step, payload: Payload) -> RunContext:
+        return RunContext(
+            workflow_id=self._workflow_id,
+            instance_id=payload.instance_id,
+            step_name=step.name,
+            attempt=payload.attempt,
+        )
 
     def teardown(self) -> None:
         """Tear down the steps that ``_execute_step`` has set up in this process. An engine does this by itself."""

@@ -252,14 +252,14 @@ def encode_inputs(inputs: Mapping[str, Any] | None) -> dict[str, Value]:
         return {}
     if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
         raise WorkflowError(f"inputs of a run are a dict {{parameter: value}}, not {inputs!r:.200}.")
-    return {name: encode_checked(value, f"the input {name!r}") for name, value in inputs.items()}
+    return {str.__str__(name): encode_checked(value, f"the input {name!r}") for name, value in inputs.items()}
 
 
 def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
     """Return ``report`` with result and error encoded.
 
-    A bare report of a hand-written worker is completed with what ``_execute_step`` left in the payload: the exception
-    and what the step's policies decided about it.
+    A report of a hand-written worker is completed with what ``_execute_step`` left in the payload: the exception and
+    what the step's policies decided about it.
 
     Raises:
         WorkflowError: an assignment cannot end with the report's state.
@@ -271,12 +271,12 @@ def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
         )
     if type(report.state) is not State:
         report = msgspec.structs.replace(report, state=State(report.state))  # given as text, by JSON say
-    note = payload.notes[0] if payload is not None and payload.notes else None
+    note = None if payload is None else payload.note
     if report.state is State.SUCCEEDED:
         if isinstance(report.result, Value):
             return report
-        if note is not None and note[0] is report.result and note[1].result is not None:
-            return msgspec.structs.replace(report, result=note[1].result)
+        if note is not None and note.result is report.result and note.report.result is not None:
+            return msgspec.structs.replace(report, result=note.report.result)
         try:
             return msgspec.structs.replace(
                 report, result=encode_checked(report.result, f"the result of step {report.step_name!r}")
@@ -287,9 +287,9 @@ def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
     decision: FailureDecision | None = report.decision
     decided_by = report.decided_by
     if problem is None and note is not None:
-        problem = note[1].error
+        problem = note.report.error
         if decision is None and report.state is State.FAILED:
-            decision, decided_by = note[1].decision, note[1].decided_by
+            decision, decided_by = note.report.decision, note.report.decided_by
     if problem is not None and not isinstance(problem, ErrorInfo):
         problem = encode_error(problem)
     return msgspec.structs.replace(report, result=None, error=problem, decision=decision, decided_by=decided_by)

@@ -1,4 +1,4 @@
-"""What a broker answers about a run: the core's numbers and bytes as names and objects."""
+"""What a broker answers about a run, in the program that asks: the bytes of a record as objects."""
 
 from __future__ import annotations
 
@@ -6,77 +6,68 @@ from typing import Any
 
 from fuseline.errors import RemoteStepError, RunCancelled, RunFailed, RunNotFinished, StepError
 from fuseline.messages import RunInfo, StepInfo
-from fuseline.scheduler.run import Run
+from fuseline.records import RunRecord
 from fuseline.states import State
 from fuseline.values import decode, decode_error
 
 __all__ = ["run_info", "run_result"]
 
 
-def run_info(run: Run, epoch: float) -> RunInfo:
-    """Return how a run stands. Unpickles its inputs and errors.
-
-    Args:
-        epoch: what to add to monotonic seconds to get seconds since the epoch.
-    """
-
-    def wall(moment: float | None) -> float | None:
-        return None if moment is None else epoch + moment
-
+def run_info(record: RunRecord) -> RunInfo:
+    """Return how a run stands. Unpickles its inputs and errors."""
     steps = {
         name: StepInfo(
             name=name,
-            state=run.states[i],
-            attempts=run.attempts[i],
-            error=step_error(run, i),
-            cause=run.causes.get(i, ""),
-            started_at=wall(run.step_started.get(i)),
-            finished_at=wall(run.step_finished.get(i)),
+            state=step.state,
+            attempts=step.attempts,
+            error=_step_error(record, name),
+            cause=step.cause,
+            started_at=step.started,
+            finished_at=step.finished,
         )
-        for i, name in enumerate(run.plan.names)
+        for name, step in record.steps.items()
     }
     return RunInfo(
-        instance_id=run.instance_id,
-        workflow_id=run.plan.workflow_id,
-        workflow=run.plan.schema.name,
-        state=run.state,
-        inputs={name: decode(value) for name, value in run.inputs.items()},
+        instance_id=record.instance_id,
+        workflow_id=record.workflow_id,
+        workflow=record.workflow,
+        state=record.state,
+        inputs={name: decode(value) for name, value in record.inputs.items()},
         steps=steps,
-        created_at=epoch + run.created,
-        started_at=wall(run.started),
-        finished_at=wall(run.finished),
+        created_at=record.created,
+        started_at=record.started,
+        finished_at=record.finished,
     )
 
 
-def run_result(run: Run) -> Any:
+def run_result(record: RunRecord) -> Any:
     """Return the result of a run that has succeeded: of its output, or a list if there are several.
 
     Raises:
         RunFailed, RunCancelled, RunNotFinished: it has none.
     """
-    name = run.plan.schema.name
-    if run.state is State.SUCCEEDED:
-        results = [decode(run.results[i]) if i in run.results else None for i in run.plan.outputs]
+    if record.state is State.SUCCEEDED:
+        values = [record.steps[name].result for name in record.outputs]
+        results = [None if value is None else decode(value) for value in values]
         return results[0] if len(results) == 1 else results
-    if run.state is State.CANCELLED:
-        raise RunCancelled(run.instance_id, name)
-    if run.state is not State.FAILED:
-        raise RunNotFinished(run.instance_id, name, run.state)
-    names = [run.plan.names[i] for i in run.failed_steps]
-    cause = step_error(run, run.failed_steps[0])
-    info = run.errors.get(run.failed_steps[0])
+    if record.state is State.CANCELLED:
+        raise RunCancelled(record.instance_id, record.workflow)
+    if record.state is not State.FAILED:
+        raise RunNotFinished(record.instance_id, record.workflow, record.state)
+    cause = _step_error(record, record.failed[0])
+    info = record.steps[record.failed[0]].error
     if info is None:
         reason = "its worker gave no reason"
     elif isinstance(cause, StepError) and not isinstance(cause, RemoteStepError):
         reason = info.message
     else:  # not str(cause), which is the user's code
-        reason = ": ".join(filter(None, [info.type_names[0], info.message]))
-    raise RunFailed(run.instance_id, name, names, reason) from cause
+        reason = ": ".join(filter(None, [*info.type_names[:1], info.message]))
+    raise RunFailed(record.instance_id, record.workflow, record.failed, reason) from cause
 
 
-def step_error(run: Run, step: int) -> BaseException | None:
+def _step_error(record: RunRecord, name: str) -> BaseException | None:
     """Return what the last attempt of a step raised, or None."""
-    info = run.errors.get(step)
-    if info is None:
+    step = record.steps[name]
+    if step.error is None:
         return None
-    return decode_error(info, step_name=run.plan.names[step], instance_id=run.instance_id, attempt=run.attempts[step])
+    return decode_error(step.error, step_name=name, instance_id=record.instance_id, attempt=step.attempts)

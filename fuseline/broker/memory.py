@@ -20,6 +20,7 @@ from fuseline.messages import (
     KillNotice,
     Notice,
     Payload,
+    RecallNotice,
     ReportAnswer,
     RunInfo,
     StepAssignment,
@@ -33,6 +34,7 @@ from fuseline.scheduler import (
     Finished,
     Kill,
     Moved,
+    Recall,
     Reported,
     RunCancelled,
     RunDispatched,
@@ -43,6 +45,7 @@ from fuseline.scheduler import (
     WorkerLeft,
     WorkerRegistered,
 )
+from fuseline.scheduler.archive import record_run
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.wakeup import Wakeup
@@ -56,8 +59,8 @@ class _Mailbox:
     def __init__(self) -> None:
         self.notices: list[Notice] = []
         self.wakeup: Wakeup | None = None
-        #: {(run, step): what the worker was given}, for reports that name no token
-        self.handed: dict[tuple[str, str], Payload] = {}
+        #: {(run, step): (token, what the worker was given)}, where a hand-written worker leaves its notes
+        self.handed: dict[tuple[str, str], tuple[int, Payload]] = {}
 
     def wake(self) -> None:
         if self.wakeup is not None:
@@ -115,7 +118,8 @@ class MemoryBroker(Broker):
             commands = self._handle(StepsRequested(worker_id, limit), caller=worker_id)
             assignments = [command.assignment for command in commands if isinstance(command, Assign)]
             for assignment in assignments:
-                mailbox.handed[assignment.instance_id, assignment.step_name] = assignment.payload
+                key = (assignment.instance_id, assignment.step_name)
+                mailbox.handed[key] = (assignment.token, assignment.payload)
             if len(assignments) < limit:
                 for workflow_id in self._serves[worker_id]:
                     self._hungry.setdefault(workflow_id, set()).add(worker_id)
@@ -136,7 +140,10 @@ class MemoryBroker(Broker):
     def report_step(self, worker_id: str, report: StepReport) -> ReportAnswer:
         mailbox = self._mailbox(worker_id)
         key = (report.instance_id, report.step_name)
-        encoded = encode_report(report, mailbox.handed.get(key) if report.token is None else None)
+        token, payload = mailbox.handed.get(key, (None, None))
+        if report.token not in (None, token):
+            payload = None  # of a later attempt
+        encoded = encode_report(report, payload)
         with self._changed:
             commands = self._handle(Reported(worker_id, encoded), caller=worker_id)
             answer = next(command.answer for command in commands if isinstance(command, Answer))
@@ -145,6 +152,8 @@ class MemoryBroker(Broker):
             if answer.step_state is State.RETRYING:
                 self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
                 self._changed.notify_all()
+        if payload is not None and payload.note is not None:
+            payload.note.hear(answer)
         return answer
 
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
@@ -181,16 +190,18 @@ class MemoryBroker(Broker):
 
     def get_run(self, instance_id: str) -> RunInfo:
         with self._changed:
-            return run_info(self._scheduler.run(instance_id), self._epoch)
+            record = record_run(self._scheduler.run(instance_id), self._epoch)
+        return run_info(record)
 
     def list_runs(self, *, workflow_id: str | None = None, state: State | None = None) -> list[RunInfo]:
         with self._changed:
-            return [
-                run_info(run, self._epoch)
+            records = [
+                record_run(run, self._epoch)
                 for run in self._scheduler.runs.values()
                 if (workflow_id is None or run.plan.workflow_id == workflow_id)
                 and (state is None or run.state is state)
             ]
+        return list(map(run_info, records))
 
     def result(self, instance_id: str, timeout: float | None = 0.0) -> Any:
         deadline = math.inf if timeout is None else self._clock() + timeout
@@ -198,7 +209,8 @@ class MemoryBroker(Broker):
             run = self._scheduler.run(instance_id)
             while not run.state.is_settled and (left := deadline - self._clock()) > 0:
                 self._wait(left)
-        return run_result(run)
+            record = record_run(run, self._epoch)
+        return run_result(record)
 
     def events(self, instance_id: str | None = None) -> EventStream:
         with self._changed:
@@ -244,6 +256,8 @@ class MemoryBroker(Broker):
             self._changed.notify_all()
         elif isinstance(command, Kill):
             self._tell(command.worker_id, KillNotice(command.token))
+        elif isinstance(command, Recall):
+            self._tell(command.worker_id, RecallNotice(command.token))
         elif isinstance(command, Finished):
             if command.tell is not None:
                 notice = FinishNotice(

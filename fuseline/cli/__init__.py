@@ -64,7 +64,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "demo",
         help="measure the source of Python's standard library on all cores",
         description="Measures every source file of this Python's standard library with a workflow of five steps, on "
-        "all cores; then with the same functions in a plain loop, and compares. Takes about a minute.",
+        "all cores, and with the same functions in a plain loop, by turns, and compares. Takes about a minute.",
         epilog="In a hurry: fuseline demo --limit 200. On your own code: fuseline demo --path ~/project.",
     )
     demo.add_argument("--hostile", action="store_true", help="add three steps that hang, crash, and fail at first")

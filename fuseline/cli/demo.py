@@ -2,7 +2,8 @@
 
 The pipeline is ``examples/code_metrics.py``, the file that a user would copy. Both ways call the same ``run_step``
 methods on the same files. They take turns, because a machine is not equally fast in each minute: each turn is a part of
-the files with all sizes in it. The time of the engine includes dispatching, and starting and ending its children.
+the files with all sizes in it. The time of the engine includes dispatching, and starting and ending its children (but
+for a child that is still starting when a turn ends).
 """
 
 from __future__ import annotations

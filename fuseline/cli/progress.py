@@ -34,8 +34,8 @@ class FileProgress(WorkflowPolicy):
         self._done_sizes = [0, *itertools.accumulate(sizes)]
         self._done = 0
         self._is_shown = sys.stderr.isatty()
-        self._started = time.monotonic()
-        self._draw_at = self._started
+        self._started: float | None = None  #: of what is under way first
+        self._draw_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +53,7 @@ class FileProgress(WorkflowPolicy):
     def begin(self, label: str) -> None:
         """Say what is under way from now on."""
         self._label = label
-        self._draw_at = time.monotonic()
+        self._draw_at = 0.0
         self._draw()
 
     def count(self) -> None:
@@ -63,6 +63,7 @@ class FileProgress(WorkflowPolicy):
 
     def _draw(self) -> None:
         now = time.monotonic()
+        self._started = self._started or now
         if not self._is_shown or now < self._draw_at:
             return
         self._draw_at = now + _INTERVAL

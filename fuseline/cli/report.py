@@ -27,7 +27,7 @@ class Way:
     """One of the ways to measure all the files."""
 
     def __init__(self) -> None:
-        self.results: list[Result] = []  #: in the order of the files
+        self.results: list[Result] = []  #: in the order in which they were measured
         self.failures: list[str] = []  #: of files that have no result: why
         self.seconds = 0.0
 

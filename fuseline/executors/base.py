@@ -19,7 +19,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from fuseline.attempt import Hosted
@@ -85,10 +85,20 @@ class Executor(ABC):
         Does nothing if it has ended already, or if the executor cannot: then the assignment ends by itself.
         """
 
-    def recall(self) -> None:  # noqa: B027 - most have nothing to do
+    def begun(self) -> Sequence[int] | None:
+        """Return the tokens of assignments whose turn has come since the last call: nothing is before them in a slot.
+
+        None, the default, stands for all that were submitted.
+        """
+        return None
+
+    def recall(self, tokens: Collection[int] | None = None) -> None:  # noqa: B027 - most have nothing to do
         """Give back the assignments that were not begun: ``poll`` reports them as lost, without a time of start.
 
         An executor that begins all that it accepts has none.
+
+        Args:
+            tokens: which of them; default is all.
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from fuseline.attempt import Hosted
@@ -108,6 +108,8 @@ class LokyExecutor(Executor):
     def deadline(self) -> float | None:
         if self._reports or (self._had_idle and self._longest_queue() is not None):
             return 0.0
+        if self._open_desk.waiting and any(slot.room(self._pace.depth) for slot in self._slots):
+            return 0.0
         return self._next_look()
 
     def _next_look(self) -> float | None:
@@ -161,13 +163,22 @@ class LokyExecutor(Executor):
         longest = max(self._slots, key=excess)
         return longest if excess(longest) > 0 else None
 
-    def recall(self) -> None:
+    def begun(self) -> Sequence[int]:
+        desk = self._open_desk
+        tokens, desk.begun = desk.begun, []
+        return tokens
+
+    def recall(self, tokens: Collection[int] | None = None) -> None:
         desk = self._open_desk
         for slot in self._slots:
-            if slot.child is not None:
+            has_them = tokens is None or any(assignment.token in tokens for assignment in slot.queue)
+            if slot.child is not None and has_them:
                 slot.take_back()
-        self._reports += map(never_started, desk.waiting)
-        desk.waiting.clear()
+        for assignment in list(desk.waiting):
+            if tokens is None or assignment.token in tokens:
+                desk.waiting.remove(assignment)
+                self._reports.append(never_started(assignment))
+        self._hand_out()
 
     def kill(self, token: int) -> None:
         for slot in self._slots:
@@ -221,7 +232,8 @@ class LokyExecutor(Executor):
             if self._had_idle:
                 self._share()
             self._hear()
-            self._hand_out()
+            if all(report.outcome is Outcome.RETURNED for report in self._reports):
+                self._hand_out()  # else what waits may not be wanted any more, once the failure is known
             self._had_idle = any(slot.is_idle for slot in self._slots)
             for report in self._reports:
                 self._pace.note(report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fuseline.attempt import Hosted
 from fuseline.errors import NotPicklableError
-from fuseline.values import explain_unpicklable
+from fuseline.values import check_size, explain_unpicklable
 
 __all__ = ["pickle_hosted"]
 
@@ -23,7 +23,6 @@ def pickle_hosted(workflow_id: str, hosted: Hosted) -> bytes:
 
     try:
         data: bytes = cloudpickle.dumps(dict(hosted), 5)
-        return data
     except Exception as error:
         for name, (step, policies) in hosted.items():
             for what, part in ((f"step {name!r}", step), *((f"{p!r} of step {name!r}", p) for p in policies)):
@@ -33,3 +32,4 @@ def pickle_hosted(workflow_id: str, hosted: Hosted) -> bytes:
                     reason = explain_unpicklable(part, problem)
                     raise NotPicklableError(f"{what} to a child process", reason, _ADVICE) from problem
         raise NotPicklableError(f"workflow {workflow_id!r} to a child process", str(error), _ADVICE) from error
+    return check_size(data, f"workflow {workflow_id!r} to a child process")

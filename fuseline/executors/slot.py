@@ -2,7 +2,7 @@
 
 Who says that an attempt is over::
 
-    BOOTING ──"ready"──▶ serving ──send──▶ busy ──"ended"──▶ serving     the child says so
+    BOOTING ──Ready────▶ serving ──send──▶ busy ──report───▶ serving     the child says so
                                             │──its process ends──▶ ending ──gone──▶ LOST
                                             │──deadline──────────▶ ending ──gone──▶ TIMED_OUT
                                             └──end(KILLED)───────▶ ending ──gone──▶ KILLED
@@ -25,12 +25,24 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fuseline.errors import StepCrashed, StepError, StepLost, StepTimedOut
-from fuseline.messages import AttemptReport, Outcome, StepAssignment
-from fuseline.processes.channel import ProtocolError
+from fuseline.channel import EncodingError, ProtocolError
+from fuseline.errors import FuselineError, NotPicklableError, StepCrashed, StepError, StepLost, StepTimedOut
+from fuseline.executors.base import never_started
+from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
 from fuseline.processes.child import Child
 from fuseline.values import encode_error
-from fuseline.worker import FROM_CHILD, Close, FromChild, LoadWorkflow, Ready, child_main
+from fuseline.worker import (
+    FROM_CHILD,
+    Close,
+    FromChild,
+    Heard,
+    LoadWorkflow,
+    Ready,
+    Untouched,
+    check_report,
+    child_main,
+    stops_run,
+)
 
 __all__ = ["Desk", "Slot", "killed"]
 
@@ -59,6 +71,7 @@ class Desk:
     environment: Mapping[str, str]  #: of children, on top of the program's
     grace: float  #: seconds between SIGTERM and SIGKILL
     reports: list[AttemptReport]  #: where to put those of attempts that have ended
+    begun: list[int] = field(default_factory=list)  #: tokens of those that have become the first of a queue
     waiting: deque[StepAssignment] = field(default_factory=deque)  #: in no child; those taken back come first
     failed_starts: int = 0  #: children in a row that ended before they were ready
 
@@ -77,6 +90,8 @@ class Slot:
         self._last_token = 0  #: what the child has stamped until it begins the first of the queue
         self._verdict: Outcome | None = None  #: why the child is being ended by us
         self._close_by: float | None = None  #: when a child that was told to close is ended
+        self._is_tainted = False  #: whether another child is to take the place of this one
+        self._failed_run: str | None = None  #: a run of which the child begins nothing of what waits there
         self._wants_write = False
         self._rests_until = 0.0  #: when to try again to start a child
         self._begin_by = 0.0  #: when the first of the queue must have begun
@@ -92,7 +107,7 @@ class Slot:
     @property
     def is_usable(self) -> bool:
         """Whether assignments can be sent to the child, or to one that ``start`` starts."""
-        if self._verdict is not None:
+        if self._verdict is not None or self._is_tainted:
             return False
         if self.child is None:
             return time.monotonic() >= self._rests_until
@@ -159,6 +174,10 @@ class Slot:
     def _first_changed(self, now: float) -> None:
         """Set the times of the assignment that is the first of the queue now."""
         first = self.queue[0] if self.queue else None
+        if first is None:
+            self._failed_run = None
+        elif first.instance_id != self._failed_run:
+            self._desk.begun.append(first.token)
         self._begin_by = now + _BEGINNING_ALLOWANCE
         self._due = None if first is None else min(now + (first.timeout or math.inf), self._begin_by)
         self._patient_until = now + _PATIENCE
@@ -176,6 +195,7 @@ class Slot:
         first = self.queue[0]
         self.queue = deque(assignment for assignment in self.queue if assignment.token not in tokens)
         self._desk.waiting.extendleft(reversed(back))
+        self.child.channel.withdraw(lambda message: getattr(message, "token", None) in tokens)
         if first.token in tokens:
             self._first_changed(time.monotonic())
 
@@ -196,11 +216,25 @@ class Slot:
         """Wait for the pipe to take more, exactly while there is something left to write."""
         child, selector = self.child, self._desk.selector
         assert child is not None
-        wants = not child.channel.flush()
+        try:
+            wants = not child.channel.flush()
+        except EncodingError as error:
+            self._cannot_send(error)
+            wants = True
         if wants != self._wants_write and child.fileno() in selector.get_map():
             self._wants_write = wants
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants else 0)
             selector.modify(child.fileno(), events, (self, "pipe"))
+
+    def _cannot_send(self, error: EncodingError) -> None:
+        """Fail an assignment that cannot be encoded, for a reason that nobody has thought of."""
+        _log.error("an assignment cannot be sent to a child process: %s", error)
+        self.take_back()  # with all after it, whose turn would never come: the tickets are in order
+        for assignment in list(self._desk.waiting):
+            if assignment is error.message:
+                self._desk.waiting.remove(assignment)
+                problem = NotPicklableError(f"what step {assignment.step_name!r} needs", str(error), "Send plain data.")
+                self._report_end(assignment, Outcome.RAISED, problem, time.monotonic())
 
     def _read(self) -> None:
         child = self.child
@@ -224,25 +258,40 @@ class Slot:
             if fd in self._desk.selector.get_map():
                 self._desk.selector.unregister(fd)
 
-    def _understand(self, report: FromChild) -> None:
-        if isinstance(report, Ready):
+    def _understand(self, message: FromChild) -> None:
+        if isinstance(message, Ready):
             self.is_ready = True
             self._desk.failed_starts = 0
             return
-        if not self.queue or self.queue[0].token != report.token or self._verdict is not None:
+        if isinstance(message, AttemptReport):
+            check_report(message)
+        if not self.queue or self.queue[0].token != message.token or self._verdict is not None:
             return  # its outcome was decided before
-        self.queue.popleft()
-        self._last_token = report.token
+        first = self.queue.popleft()
+        if isinstance(message, Untouched):
+            self._desk.reports.append(never_started(first))
+        else:
+            self._last_token = message.token
+            self._desk.reports.append(message)
+            if stops_run(first, message) and self.child is not None:
+                self._failed_run = first.instance_id
+                self.child.channel.put(Heard(first.instance_id))
+                self._watch()
+            self._is_tainted |= _asks_for_a_new_child(message)
         self._first_changed(time.monotonic())
-        self._desk.reports.append(report)
+        if self._is_tainted:
+            self._retire()
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
         """Act on what is due at ``now``."""
         if len(self.queue) > 1 and self._patient_until is not None and now >= self._patient_until:
-            self._patient_until = None
-            self.take_back()
+            if self.child is not None and self.child.stamp.read().token == self._last_token:
+                self._patient_until = now + _PATIENCE  # the first is still on its way there: it may be large
+            else:
+                self._patient_until = None
+                self.take_back()
         if self._due is not None and now >= self._due:
             self._time_is_up(now)
 
@@ -303,6 +352,12 @@ class Slot:
         else:
             self._end(Outcome.LOST)
 
+    def _retire(self) -> None:
+        """Let the child tear down its steps and exit as soon as it is idle; another one takes its place."""
+        self.take_back()
+        if not self.queue and self._close_by is None:
+            self._close()
+
     # -- the end of a child -------------------------------------------------------------------------------------------
 
     def kill(self, token: int) -> None:
@@ -316,16 +371,21 @@ class Slot:
         """Let an idle child tear down its steps and exit, end another; both go on in ``on_event`` and ``look``."""
         if self.child is None:
             return
-        now = time.monotonic()
-        self._close_by = now + _CLOSING_GRACE
+        self._is_tainted = False
         self.take_back()
         self._read()  # what has ended by now has ended
         if self.queue or not self.is_ready:
+            self._close_by = time.monotonic()
             self._end(Outcome.KILLED)
         elif not self.child.is_ending:
-            self.child.channel.put(Close())
-            self._watch()
-            self._due = self._close_by
+            self._close()
+
+    def _close(self) -> None:
+        """Tell an idle child to exit."""
+        assert self.child is not None
+        self._due = self._close_by = time.monotonic() + _CLOSING_GRACE
+        self.child.channel.put(Close())
+        self._watch()
 
     def _end(self, verdict: Outcome) -> None:
         if self._verdict is not None:
@@ -356,6 +416,8 @@ class Slot:
             slow = f", after {_BEGINNING_ALLOWANCE:.0f} s" if self._verdict else ""
             self.problem = f"it ended with exit code {child.returncode} before it was ready{slow}"
         self._settle(child.returncode, stamp.token, stamp.picked_up)
+        if self._is_tainted:
+            self._is_tainted, self._close_by, self.wants_child = False, None, True
 
     def _settle(self, returncode: int | None, token: int, picked_up: float) -> None:
         """Judge what the dead child had begun, and put back what it had not."""
@@ -375,10 +437,18 @@ class Slot:
         self._desk.waiting.extendleft(reversed(left))
 
     def _report_end(
-        self, assignment: StepAssignment, outcome: Outcome, error: StepError, started: float | None
+        self, assignment: StepAssignment, outcome: Outcome, error: FuselineError, started: float | None
     ) -> None:
         report = AttemptReport(token=assignment.token, outcome=outcome, error=encode_error(error), started=started)
         self._desk.reports.append(report)
+
+
+def _asks_for_a_new_child(report: AttemptReport) -> bool:
+    """Return whether a retry must not meet this child again: what came out of the attempt was nothing that travels."""
+    error, decision = report.error, report.decision
+    if error is None or decision is None or decision.action is not FailureAction.RETRY:
+        return False
+    return error.value is None or "fuseline.errors.NotPicklableError" in error.type_names
 
 
 def killed(assignment: StepAssignment) -> StepLost:

@@ -20,13 +20,14 @@ import select
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Generic
 
 import psutil
 
+from fuseline.channel import Channel, Incoming, M
 from fuseline.processes import guardian
-from fuseline.processes.channel import Channel, Incoming, M
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.processes.tree import descendants, group_members, is_alive, kill_processes, signal_group
@@ -79,7 +80,7 @@ class Child(Generic[M]):
                     env=dict(environment),
                     name="fuseline-child",
                 )
-                guardian.in_lasting_thread(self._process.start)
+                guardian.in_lasting_thread(lambda: _start(self._process))
             self.stamp.close_fd()
             self.pid: int = self._process.pid
             undo.callback(self._process.join)
@@ -89,7 +90,7 @@ class Child(Generic[M]):
             self._exit_fd: int = _open_exit_fd(self._process)
             undo.pop_all()
         os.set_blocking(self._connection.fileno(), False)
-        self.channel = Channel(self._connection.fileno(), incoming)
+        self.channel: Channel[M, Any] = Channel(self._connection.fileno(), incoming)
         self.returncode: int | None = None  #: as of ``waitpid``: negative for a signal; None if unknown
         self._tree: list[psutil.Process] = []
         self._kill_at: float | None = None
@@ -181,6 +182,19 @@ class Child(Generic[M]):
         if self._reaped:
             self._process.join()  # returns at once; multiprocessing drops it from its list of children
         self._process = None  # with the last reference, loky closes its own descriptor
+
+
+def _start(process: Any) -> None:
+    """Start a process in which Ctrl-C waits until it has left the terminal: before that, it could only make noise."""
+    from loky.backend import resource_tracker as of_loky
+
+    for tracker in (of_loky, resource_tracker):  # they unblock the signal when they start
+        tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _open_exit_fd(process: Any) -> int:

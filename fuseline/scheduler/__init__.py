@@ -1,8 +1,9 @@
 """The pure core: what happened goes in, what to do comes out.
 
 ``core`` is the state machine, ``events`` what it is told and what it tells, ``plan`` a schema compiled for it, ``run``
-the state of one run, ``ready`` the order in which steps are handed out. Nothing in here reads a clock, draws a random
-number, starts a thread or touches a pipe: a broker is this core in a housing that does.
+the state of one run, ``archive`` its way to a record and back, ``ready`` the order in which steps are handed out.
+Nothing in here reads a clock, draws a random number, starts a thread or touches a pipe: a broker is this core in a
+housing that does.
 """
 
 from fuseline.scheduler.core import Scheduler
@@ -14,10 +15,12 @@ from fuseline.scheduler.events import (
     Finished,
     Kill,
     Moved,
+    Recall,
     Reported,
     RunCancelled,
     RunDispatched,
     RunForgotten,
+    RunRestored,
     StepsReady,
     StepsRequested,
     TimePassed,
@@ -33,10 +36,12 @@ __all__ = [
     "Finished",
     "Kill",
     "Moved",
+    "Recall",
     "Reported",
     "RunCancelled",
     "RunDispatched",
     "RunForgotten",
+    "RunRestored",
     "Scheduler",
     "StepsReady",
     "StepsRequested",

@@ -22,7 +22,7 @@ from fuseline.step import Step
 from fuseline.testing import steps
 from fuseline.testing.census import Census
 from fuseline.testing.gate import HANG, Gate
-from fuseline.values import decode, decode_error, encode
+from fuseline.values import Value, decode, decode_error, encode
 from fuseline.workflow import Workflow
 
 __all__ = ["Bench", "ExecutorContract"]
@@ -40,7 +40,7 @@ class Bench:
     def submit(self, step: Step, attempt: int = 1, **arguments: Any) -> int:
         """Submit an attempt of ``step`` and return its token."""
         token = next(self._tokens)
-        values = {name: encode(value) for name, value in arguments.items()}
+        values: dict[str, Value | tuple[Value, ...]] = {name: encode(value) for name, value in arguments.items()}
         seconds = [p.seconds for p in step.policies if isinstance(p, StepTimeoutPolicy)]
         assignment = StepAssignment(
             workflow_id="bench",

@@ -51,7 +51,7 @@ class Witness:
         assert assignment.attempt == assignment.payload.attempt == self._starts[key], (
             "attempt number = number of starts"
         )
-        if assignment.starts_run:
+        if assignment.payload.starts_run:
             self._announced[f"start of {run.instance_id}"] += 1
         assert self._announced[f"start of {run.instance_id}"] == 1, "exactly one assignment starts a run"
 

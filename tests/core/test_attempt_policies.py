@@ -135,13 +135,13 @@ def payload_after(step: Step) -> Payload:
 def test_the_first_policy_that_decides_is_heard():
     skip, retry = FailureDecision(FailureDecision.SKIP), FailureDecision(FailureDecision.RETRY, 2.0)
     step = Work(raises(ValueError()), policies=[Decides(None), Decides(skip), Decides(retry)])
-    [(_, end)] = payload_after(step).notes
+    end = payload_after(step).note.report
     assert (step.state, end.decision, end.decided_by) == (State.SKIPPED, skip, 1)
 
 
 def test_without_a_decision_the_step_has_failed():
     step = Work(raises(ValueError()), policies=[Decides(None)])
-    [(_, end)] = payload_after(step).notes
+    end = payload_after(step).note.report
     assert (step.state, end.decision.action, end.decided_by) == (State.FAILED, FailureDecision.FAIL, None)
 
 
@@ -152,7 +152,7 @@ def test_a_decision_that_tries_to_exit_is_logged_and_the_next_policy_decides(cap
 
     retry = FailureDecision(FailureDecision.RETRY, 2.0)
     step = Work(raises(ValueError("own")), policies=[Exits(), Decides(retry)])
-    [(_, end)] = payload_after(step).notes
+    end = payload_after(step).note.report
     assert (step.state, str(step.error), end.decision) == (State.FAILED, "own", retry)
     assert "could not decide" in caplog.text
 
@@ -160,7 +160,7 @@ def test_a_decision_that_tries_to_exit_is_logged_and_the_next_policy_decides(cap
 def test_an_error_in_a_decision_is_logged_and_the_next_policy_decides(caplog):
     retry = FailureDecision(FailureDecision.RETRY, 2.0)
     step = Work(raises(ValueError()), policies=[Decides(KeyError("oops")), Decides(retry)])
-    [(_, end)] = payload_after(step).notes
+    end = payload_after(step).note.report
     assert (step.state, end.decision) == (State.FAILED, retry)
     assert "could not decide" in caplog.text
 
@@ -180,7 +180,7 @@ def test_the_decision_of_a_retry_policy_counts_its_own_failures():
     for failures in range(3):
         payload = Payload(arguments={}, attempt=failures + 5, failures={0: failures} if failures else {})
         workflow._execute_step(step, build_shared_dict(payload))
-        [(_, end)] = payload.notes
+        end = payload.note.report
         delays.append((end.decision.action, end.decision.delay))
     assert delays == [(FailureDecision.RETRY, 1.0), (FailureDecision.RETRY, 3.0), (FailureDecision.FAIL, 0.0)]
 
@@ -193,7 +193,7 @@ def test_the_payload_is_left_with_result_and_outcome():
             return [value * 2]
 
     result = execute(Double(), build_shared_dict(payload))
-    [(noted, end)] = payload.notes
+    noted, end = payload.note.result, payload.note.report
     assert noted is result
     assert end.outcome is Outcome.RETURNED
     assert end.result == encode([8])
@@ -201,7 +201,7 @@ def test_the_payload_is_left_with_result_and_outcome():
 
 def test_a_timeout_is_noted_as_one():
     step = Work(lambda: threading.Event().wait(HANG), policies=[StepTimeoutPolicy(0.02)])
-    [(_, end)] = payload_after(step).notes
+    end = payload_after(step).note.report
     assert end.outcome is Outcome.TIMED_OUT
     assert isinstance(step.error, StepTimedOut)
     assert (step.error.timeout, step.error.killed, step.error.step_name) == (0.02, False, "Work")

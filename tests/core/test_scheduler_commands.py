@@ -57,7 +57,7 @@ def test_exactly_one_assignment_starts_a_run():
     bench = Bench(dag("a b>c"))
     bench.dispatch("one")
     bench.dispatch("two")
-    starts = [(a.instance_id, a.starts_run) for a in bench.take(10)]
+    starts = [(a.instance_id, a.payload.starts_run) for a in bench.take(10)]
     assert starts == [("one", True), ("one", False), ("two", True), ("two", False)]
 
 

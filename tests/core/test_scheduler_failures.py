@@ -130,7 +130,7 @@ def test_another_worker_may_take_the_retry():
     bench.register("v", bench.schema)
     bench.fail(bench.take_one("w"), worker="w")
     again = bench.take_one("v")
-    assert (again.attempt, again.starts_run) == (2, False)
+    assert (again.attempt, again.payload.starts_run) == (2, False)
     assert bench.succeed(again, worker="v").run_state is State.SUCCEEDED
 
 

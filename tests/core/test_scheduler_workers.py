@@ -89,7 +89,7 @@ def test_a_restart_is_a_new_attempt_with_a_new_token():
     second = bench.take_one("w")
     assert (first.attempt, second.attempt) == (1, 2)
     assert first.token != second.token
-    assert (first.starts_run, second.starts_run) == (True, False)
+    assert (first.payload.starts_run, second.payload.starts_run) == (True, False)
 
 
 def test_restarts_use_up_no_retries():
@@ -191,7 +191,7 @@ def test_a_run_whose_first_step_was_handed_back_has_started_once():
     first = bench.take_one()
     bench.hand_back(first)
     assert bench.run().state is State.RUNNING
-    assert (first.starts_run, bench.take_one().starts_run) == (True, False)
+    assert (first.payload.starts_run, bench.take_one().payload.starts_run) == (True, False)
 
 
 def test_a_step_handed_back_is_taken_before_its_siblings():

@@ -322,3 +322,13 @@ def test_a_failed_run_raises_run_failed_with_the_exception_of_the_step_as_its_ca
         Workflow(Broken()).run(executor="inline")
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.step_names == ("Broken",)
+
+
+class OddText(str):
+    """As NumPy's text is: a string that does not travel as one."""
+
+
+def test_names_become_plain_strings():
+    step = Load(name=OddText("load"))
+    workflow = Workflow(outputs=[step], name=OddText("odd"), version=OddText("1"))
+    assert [type(name) for name in (step.name, workflow.name, workflow.version, *workflow.steps)] == [str] * 4

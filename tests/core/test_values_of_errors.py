@@ -245,6 +245,27 @@ def test_a_text_that_is_no_unicode_can_be_sent():
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(info), type=ErrorInfo) == info
 
 
+class Markup(str):
+    """Text whose parts are of its own kind."""
+
+    def __getitem__(self, key):
+        return Markup(str.__getitem__(self, key))
+
+    def encode(self, *args):
+        return str.encode(self, *args)
+
+
+class MarkedUp(Exception):
+    def __str__(self):
+        return Markup("bad row")
+
+
+def test_a_message_of_another_kind_of_text_can_be_sent():
+    info = encode_error(raised(MarkedUp()))
+    assert (type(info.message), info.message) == (str, "bad row")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(info), type=ErrorInfo) == info
+
+
 def test_a_message_is_cut_at_10_000_characters_beside_the_whole_exception():
     info = encode_error(Plain("x" * 1_000_000))
     assert len(info.message) == 10_000

@@ -89,7 +89,7 @@ def test_one_signal_drains(tmp_path: Path, gate: Gate, number: signal.Signals, c
         gate.open()
         returncode, out, err = program.end()
         assert returncode == code, err
-        assert err.startswith("stopping when the steps that run have ended; the next Ctrl-C or SIGTERM kills them\n")
+        assert err.startswith("stopping when the steps that run have ended; the next Ctrl-C or SIGTERM ends them\n")
         assert out == "{'Hold': 'SUCCEEDED', 'Report': 'READY'}\n"
         wait_gone(started)
 

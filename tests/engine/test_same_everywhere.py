@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fuseline import MemoryBroker, ProcessEngine, Step, StepReport, Workflow, current_run
-from fuseline.policies import FailureDecision, RetryPolicy, StepPolicy, StepTimeoutPolicy
+from fuseline.policies import FailureDecision, RetryPolicy, StepPolicy, StepTimeoutPolicy, WorkflowPolicy
+from fuseline.states import State
 from fuseline.worker import build_shared_dict
 
 
@@ -41,6 +42,36 @@ class Log(StepPolicy):
 
     def on_failure(self, step: Step, exc: BaseException, attempt: int) -> None:
         self.note("on_failure", step, exc, attempt)
+
+
+class Watch(WorkflowPolicy):
+    """Keeps each hook call."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def note(self, hook: str, *rest: Any) -> None:
+        run = current_run()
+        assert run is not None
+        self.calls.append(repr([hook, run.step_name, run.attempt, *map(repr, rest)]))
+
+    def on_workflow_start(self, workflow: Workflow) -> None:
+        self.note("run started")
+
+    def on_workflow_finished(self, workflow: Workflow, state: State) -> None:
+        self.note("run finished", state)
+
+    def on_step_start(self, step: Step) -> None:
+        self.note("started", step.state)
+
+    def on_step_success(self, step: Step, result: Any) -> None:
+        self.note("succeeded", step.state, result)
+
+    def on_step_failure(self, step: Step, exc: BaseException) -> None:
+        self.note("failed", step.state, exc)
+
+    def on_step_retry(self, step: Step, exc: BaseException, delay: float) -> None:
+        self.note("retried", step.state, exc, delay)
 
 
 class SkipIt(StepPolicy):
@@ -119,6 +150,12 @@ def failing_and_going_on(log: str) -> Workflow:
     return Workflow(outputs=[never, sleepy], policies=[Log(log)], name="going on", on_failure="continue")
 
 
+def one_of_many_failing(log: str) -> Workflow:
+    """Sixty steps that need nothing of each other; the sixth fails, and nothing starts after that."""
+    steps = [Broken() if i == 5 else Source() for i in range(60)]
+    return Workflow(outputs=steps, policies=[Log(log)], name="many")
+
+
 def giving_up(log: str) -> Workflow:
     policies = [RetryPolicy(5, retry_on=ArithmeticError, give_up_on=ZeroDivisionError)]
     return Workflow(outputs=[Broken(policies=policies)], policies=[Log(log)], name="giving up")
@@ -146,14 +183,15 @@ def work_with_the_loop_of_a_custom_worker(broker: MemoryBroker, workflow: Workfl
     broker.unregister_worker(worker_id)
 
 
-def outcome(how: str, make: Callable[[str], Workflow], log: Path) -> dict[str, Any]:
+def outcome(how: str, make: Callable[[str], Workflow], log: Path, processes: int = 2) -> dict[str, Any]:
     workflow = make(str(log))
+    workflow.add_policy(watch := Watch())
     broker = MemoryBroker()
     instance_id = broker.dispatch_workflow(workflow.to_schema(), {"n": 4})
     if how == "custom":
         work_with_the_loop_of_a_custom_worker(broker, workflow)
     else:
-        ProcessEngine(broker, [workflow], processes=2, executor=how).work()
+        ProcessEngine(broker, [workflow], processes=processes, executor=how).work()
     run = broker.get_run(instance_id)
     try:
         result = broker.result(instance_id)
@@ -165,6 +203,7 @@ def outcome(how: str, make: Callable[[str], Workflow], log: Path) -> dict[str, A
         "result": result,
         "steps": {s.name: (s.state, s.attempts, repr(s.error), s.cause) for s in run.steps.values()},
         "hooks": lines,
+        "observed": watch.calls if processes == 1 else sorted(watch.calls),
     }
 
 
@@ -175,6 +214,16 @@ def test_outcomes_and_hook_calls_are_the_same_everywhere(make: Callable[[str], W
     assert outcomes["loky"] == outcomes["inline"]
     assert outcomes["custom"] == outcomes["inline"]
     assert outcomes["inline"]["hooks"]
+    assert outcomes["inline"]["observed"]
+
+
+def test_nothing_starts_after_a_failure_anywhere(tmp_path: Path) -> None:
+    hows = ("inline", "threads", "loky", "custom")
+    outcomes = {how: outcome(how, one_of_many_failing, tmp_path / how, processes=1) for how in hows}
+    states = [state for state, *_ in outcomes["inline"]["steps"].values()]
+    assert (states.count("SUCCEEDED"), states.count("FAILED"), states.count("CANCELLED")) == (5, 1, 54)
+    for how in hows[1:]:
+        assert outcomes[how] == outcomes["inline"], how
 
 
 def test_the_outcomes_are_the_right_ones(tmp_path: Path) -> None:

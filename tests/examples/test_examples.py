@@ -78,7 +78,7 @@ def test_custom_policy_logs_in_the_child_and_counts_in_the_parent(tmp_path: Path
 
 def test_custom_worker_reports_a_failure_and_is_handed_the_step_again(tmp_path: Path) -> None:
     assert run_example("custom_worker.py", cwd=tmp_path).splitlines() == [
-        "FetchNumbers, attempt 1: FAILED (the source did not answer)",
+        "FetchNumbers, attempt 1: RETRYING (the source did not answer)",
         "FetchNumbers, attempt 2: SUCCEEDED",
         "AddUp, attempt 1: SUCCEEDED",
         "result: 5050",

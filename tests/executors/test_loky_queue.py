@@ -6,18 +6,20 @@ import os
 import random
 import signal
 import stat
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fuseline import Step
 from fuseline.executors import LokyExecutor
 from fuseline.messages import Outcome
-from fuseline.policies import StepTimeoutPolicy
+from fuseline.policies import RetryPolicy, StepTimeoutPolicy
 from fuseline.testing import Gate
 from fuseline.testing.contract import Bench, result_of
 from fuseline.testing.steps import Echo, Hold, StuckInC, WhereAmI
@@ -36,6 +38,8 @@ class Log(Step):
         os.close(fd)
         if deed == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif deed == "raise":
+            raise ValueError(name)
         elif deed == "hang":
             pow(7, 10**9)
         elif deed == "dawdle":
@@ -191,3 +195,76 @@ def test_among_crashes_kills_and_timeouts_each_is_begun_once(seed: int, tmp_path
                 deed, Outcome.RETURNED
             )
             assert (report.outcome, count) == (expected, 1)
+
+
+def test_large_arguments_are_sent_once_and_one_after_the_other() -> None:
+    step = Size()
+    data = bytes(5_000_000)
+    with Bench(LokyExecutor(2), step) as bench:
+        bench.run_all(step, [{"data": b""}] * 50)
+        before = memory()
+        reports = bench.run_all(step, [{"data": data}] * 40)
+        grown = memory() - before
+    assert [result_of(report) for report in reports] == [len(data)] * 40
+    assert grown < 50 * len(data)  # the arguments themselves are 40 of them, and they live in the bench
+
+
+def memory() -> int:
+    return psutil.Process().memory_info().rss
+
+
+class Size(Step):
+    def run_step(self, data: bytes) -> int:
+        return len(data)
+
+
+def test_what_waits_is_given_back_when_its_run_has_failed_in_its_child(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log")
+    with Bench(LokyExecutor(1), log) as bench:
+        warm_up(bench, log)
+        names = ["one", "two", "three", "four"]
+        tokens = [bench.submit(log, name=name, deed="raise" if name == "two" else "return") for name in names]
+        reports = bench.collect(4)
+        outcomes = [(reports[token].outcome, reports[token].started is None) for token in tokens]
+        assert outcomes == [
+            (Outcome.RETURNED, False),
+            (Outcome.RAISED, False),
+            (Outcome.LOST, True),
+            (Outcome.LOST, True),
+        ]
+        assert result_of(bench.run(log, name="after")) == "after"  # its program knows of the failure
+    assert not {"three", "four"} & begun(log).keys()
+
+
+def test_one_that_waits_can_be_recalled() -> None:
+    quick, hold = Echo(), Hold()
+    with Gate() as gate, Bench(LokyExecutor(1), quick, hold) as bench:
+        warm_up(bench, quick)
+        held = bench.submit(hold, gate=gate)
+        first, second = (bench.submit(quick, value=i) for i in range(2))
+        gate.wait_entered()
+        bench.executor.recall([first, held])
+        gate.open()
+        reports = bench.collect(3)
+    assert (reports[first].outcome, reports[first].started) == (Outcome.LOST, None)
+    assert result_of(reports[held]) == "let go"  # it was begun
+    assert result_of(reports[second]) == 1
+
+
+class ReturnsLock(Step):
+    def run_step(self, path: str) -> Any:
+        with open(path, "a") as file:
+            print(os.getpid(), file=file)
+        return threading.Lock()
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_retry_of_what_does_not_travel_runs_in_a_new_child(retries: int, tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    step, good = ReturnsLock(policies=[RetryPolicy(retries)]), Echo()
+    with Bench(LokyExecutor(1), step, good) as bench:
+        for attempt in range(1, retries + 2):
+            report = bench.run(step, attempt=attempt, path=str(path))
+            assert report.error is not None
+        assert result_of(bench.run(good, value=1)) == 1
+    assert len(set(path.read_text().split())) == retries + 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 from typing import Any
+
+import msgspec
 
 from fuseline import Step, current_run
 from fuseline.testing.steps import CannotLoad, CannotLoadError
@@ -29,6 +33,22 @@ class Hostile(Step):
         if run.attempt > until_attempt:
             return "behaved"
         return DEEDS[deed]()
+
+
+class Forge(Step):
+    """Writes a report on itself into the pipe of its child, and goes on."""
+
+    def __init__(self, report: list[Any]) -> None:
+        super().__init__()
+        self.report = report
+
+    def run_step(self) -> None:
+        [server] = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Server"]
+        kind, _, *rest = self.report
+        body = msgspec.msgpack.encode([[kind, server._stamp.read().token, *rest]])
+        os.write(server._connection.fileno(), b"FL" + struct.pack("!Q", len(body)) + body)
+        while True:  # until it is killed for it
+            time.sleep(3600)
 
 
 def die_by(number: int) -> None:

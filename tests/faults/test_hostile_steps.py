@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +16,7 @@ from fuseline.policies import RetryPolicy, StepTimeoutPolicy
 
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
-from hostile import DEEDS, Good, Hostile
+from hostile import DEEDS, Forge, Good, Hostile
 
 SIBLINGS = 20
 
@@ -130,3 +132,30 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 assert set(ENDS) | set(HANGS) | {"forks and both return"} == set(DEEDS)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        ["AttemptReport", None, "RAISED"],
+        ["AttemptReport", None, "TIMED_OUT"],
+        ["AttemptReport", None, "LOST", None, [["ValueError"], "x"], None, None, 1.0],
+        ["AttemptReport", None, "KILLED", None, [["ValueError"], "x"]],
+        ["AttemptReport", None, "RETURNED"],
+        ["AttemptReport", None, "RETURNED", {"data": b"N."}, [["ValueError"], "x"]],
+        ["AttemptReport", None, "RETURNED", {"data": b"N."}, None, None, None, math.nan],
+        ["AttemptReport", None, "RETURNED", {"data": b"N."}, None, None, None, 1e300],
+        ["AttemptReport", None, "RAISED", None, [[], "x"], ["FAIL", 0.0], None, 1.0],
+    ],
+)
+def test_a_report_that_a_step_forges_ends_that_step_only(report: list[Any]) -> None:
+    forge, good = Forge(report), Good()
+    broker = MemoryBroker()
+    workflows = [Workflow(outputs=[forge], name="forge"), Workflow(outputs=[good], name="good")]
+    [forged] = broker.dispatch_many(workflows[0].to_schema(), [{}])
+    runs = broker.dispatch_many(workflows[1].to_schema(), [{"value": i} for i in range(5)])
+    ProcessEngine(broker, workflows, processes=2).work()
+    assert [broker.result(run) for run in runs] == [2 * i for i in range(5)]
+    with pytest.raises(RunFailed) as caught:
+        broker.result(forged)
+    assert isinstance(caught.value.__cause__, StepCrashed)

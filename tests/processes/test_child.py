@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fuseline.channel import Channel, incoming
 from fuseline.processes import guardian
-from fuseline.processes.channel import Channel, incoming
 from fuseline.processes.child import Child
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from fuseline.processes.channel import Channel, ProtocolError, incoming
+from fuseline.channel import Channel, EncodingError, ProtocolError, incoming
 
 
 class Text(msgspec.Struct, array_like=True, tag=True):
@@ -43,11 +43,14 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 Pair = tuple[socket.socket, socket.socket]
 
 
-def channels(pair: Pair) -> tuple[Channel[Message], Channel[Message]]:
+Ends = Channel[Message, Message]
+
+
+def channels(pair: Pair) -> tuple[Ends, Ends]:
     return Channel(pair[0].fileno(), INCOMING), Channel(pair[1].fileno(), INCOMING)
 
 
-def exchange(sender: Channel[Message], receiver: Channel[Message], count: int) -> list[Message]:
+def exchange(sender: Ends, receiver: Ends, count: int) -> list[Message]:
     """Move bytes both ways by turns, as two loops would, until ``count`` messages have come."""
     messages: list[Message] = []
     while len(messages) < count:
@@ -166,3 +169,35 @@ def test_messages_before_garbage_are_heard(pair: Pair) -> None:
     pair[0].send(b"more")
     with pytest.raises(ProtocolError):
         next(messages)
+
+
+def test_what_waits_for_the_pipe_can_be_withdrawn(pair: Pair) -> None:
+    sender, receiver = channels(pair)
+    big = bytes(5_000_000)
+    sender.send(Blob(big))
+    sender.send(Text("unwanted"))
+    sender.send(Text("wanted"))
+    sender.withdraw(lambda message: message == Text("unwanted"))
+    assert exchange(sender, receiver, 2) == [Blob(big), Text("wanted")]
+
+
+def test_what_cannot_be_encoded_is_dropped_and_the_rest_is_sent(pair: Pair) -> None:
+    sender, receiver = channels(pair)
+    odd = Text("\udcff")
+    for message in (Text("before"), odd, Text("after")):
+        sender.put(message)
+    with pytest.raises(EncodingError) as caught:
+        sender.flush()
+    assert caught.value.message is odd
+    assert sender.flush()
+    assert list(receiver.receive()) == [Text("before"), Text("after")]
+
+
+def test_a_frame_beyond_the_limit_is_refused(pair: Pair) -> None:
+    sender = channels(pair)[0]
+    receiver: Ends = Channel(pair[1].fileno(), INCOMING, 100)
+    sender.send(Text("x" * 50))
+    assert list(receiver.receive()) == [Text("x" * 50)]
+    sender.send(Text("x" * 100))
+    with pytest.raises(ProtocolError):
+        list(receiver.receive())

@@ -1,0 +1,93 @@
+"""Tells the observers of a workflow what happens to its runs: the same calls for an engine and a hand-written worker.
+
+A broker answers each report, and says with assignments and answers which event they are: so each hook is called exactly
+once per event, by whoever works on the step.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fuseline.context import RunContext, entered
+from fuseline.messages import ReportAnswer
+from fuseline.policies.base import WorkflowPolicy, overrides
+from fuseline.states import State
+from fuseline.step import Step
+from fuseline.values import Value, decode
+
+if TYPE_CHECKING:
+    from fuseline.workflow import Workflow
+
+__all__ = ["Observers"]
+
+_log = logging.getLogger("fuseline")
+
+
+class Observers:
+    """Those of one workflow, as they are now."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self._workflow = workflow
+        self._observers = list(workflow.observers)
+
+    def add(self, observer: WorkflowPolicy) -> None:
+        """Tell one more, who is none of the workflow's own."""
+        self._observers.append(observer)
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def step_started(self, context: RunContext, step: Step, *, starts_run: bool) -> None:
+        """Tell that a step was handed out; ``starts_run`` if it is the first of its run."""
+        if starts_run:
+            self._tell("on_workflow_start", _whole_run(context), self._workflow)
+        self._tell("on_step_start", context, step)
+
+    def step_ended(
+        self, context: RunContext, step: Step, answer: ReportAnswer, error: BaseException | None, result: Value | None
+    ) -> None:
+        """Tell how an attempt ended and what the broker made of it.
+
+        Args:
+            answer: to the report, which was accepted.
+            error: if the attempt failed.
+            result: if it did not.
+        """
+        if answer.step_state is State.SUCCEEDED and self._is_told("on_step_success"):
+            try:
+                loaded = None if result is None else decode(result)
+            except Exception:
+                _log.exception("the result of step %r cannot be loaded here for on_step_success", step.name)
+            else:
+                self._tell("on_step_success", context, step, loaded)
+        if error is not None:
+            self._tell("on_step_failure", context, step, error)
+            if answer.step_state is State.RETRYING:
+                self._tell("on_step_retry", context, step, error, answer.delay)
+        if answer.run_state is not None:
+            self.run_finished(context, answer.run_state)
+
+    def run_finished(self, context: RunContext, state: State) -> None:
+        """Tell that a run ended."""
+        self._tell("on_workflow_finished", _whole_run(context), self._workflow, state)
+
+    def _tell(self, hook: str, context: RunContext, *args: Any) -> None:
+        """Call a hook of every observer; an error in one is logged and goes no further."""
+        for observer in self._observers:
+            if overrides(observer, hook):
+                before = entered.set(context)
+                try:
+                    getattr(observer, hook)(*args)
+                except Exception:
+                    _log.exception("%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id)
+                finally:
+                    entered.reset(before)
+
+    def _is_told(self, hook: str) -> bool:
+        """Return whether a hook does anything, so that its arguments are worth making."""
+        return any(overrides(observer, hook) for observer in self._observers)
+
+
+def _whole_run(context: RunContext) -> RunContext:
+    return RunContext(workflow_id=context.workflow_id, instance_id=context.instance_id)
