@@ -6,7 +6,6 @@ edges and policies, so that two programs which build the same workflow meet on i
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import json
@@ -72,16 +71,8 @@ class WorkflowSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
-        return {
-            "workflow_id": self.workflow_id,
-            "name": self.name,
-            "version": self.version,
-            "on_failure": self.on_failure,
-            "outputs": list(self.outputs),
-            "policies": copy.deepcopy(list(self.policies)),
-            "steps": [_plain(step) for step in self.steps],
-            "fingerprint": self.fingerprint,
-        }
+        data: dict[str, Any] = json.loads(self.to_json())
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -118,7 +109,17 @@ class WorkflowSchema:
 
     def to_json(self) -> str:
         """Return the schema as one line of JSON."""
-        return json.dumps(self.to_dict(), separators=(",", ":"))
+        plain = {
+            "workflow_id": self.workflow_id,
+            "name": self.name,
+            "version": self.version,
+            "on_failure": self.on_failure,
+            "outputs": self.outputs,
+            "policies": self.policies,
+            "steps": list(_plain_steps(self.steps)),
+            "fingerprint": self.fingerprint,
+        }
+        return json.dumps(plain, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -143,19 +144,29 @@ def fingerprint(
     policies: tuple[PolicyConfig, ...],
 ) -> str:
     """Return a digest of the parts of a workflow that decide what a run of it does, in hexadecimal."""
-    plain = [[_plain(step) for step in steps], outputs, on_failure, [dict(config) for config in policies]]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(_canonical([outputs, on_failure, policies]).encode())
+    for step in _plain_steps(steps):  # one by one: a hundred thousand at a time would keep the garbage collector busy
+        digest.update(_canonical(step).encode())
+    return digest.hexdigest()
 
 
-def _plain(step: StepSchema) -> dict[str, Any]:
-    return {
-        "name": step.name,
-        "kind": step.kind,
-        "predecessors": list(step.predecessors),
-        "parameters": [_plain_parameter(parameter) for parameter in step.parameters],
-        "policies": copy.deepcopy(list(step.policies)) if step.policies else [],
-    }
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def _plain_steps(steps: tuple[StepSchema, ...]) -> Iterator[dict[str, Any]]:
+    """Yield steps as plain data, which shares parts with that of others and with the steps."""
+    parameters: dict[int, list[dict[str, Any]]] = {}  # steps of one class share theirs
+    for step in steps:
+        known = parameters.get(id(step.parameters))
+        if known is None:
+            known = parameters[id(step.parameters)] = [_plain_parameter(parameter) for parameter in step.parameters]
+        yield {
+            "name": step.name,
+            "kind": step.kind,
+            "predecessors": step.predecessors,
+            "parameters": known,
+            "policies": step.policies,
+        }
 
 
 def _plain_parameter(parameter: ParameterSchema) -> dict[str, Any]:

@@ -230,14 +230,14 @@ def signature_of(step: Step) -> tuple[inspect.Parameter, ...]:
     known = _signatures.get(function)
     if known is None:
         known = tuple(inspect.signature(run_step).parameters.values())
+        for parameter in known:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                raise UnboundParameterError(
+                    step.name, f"**{parameter.name}", "Name each parameter that it needs, or take *parameters."
+                )
         if len(_signatures) > 10_000:  # functions that come and go by the thousand must not be kept for ever
             _signatures.clear()
         _signatures[function] = known
-    for parameter in known:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            raise UnboundParameterError(
-                step.name, f"**{parameter.name}", "Name each parameter that it needs, or take *parameters."
-            )
     return known
 
 

@@ -54,6 +54,12 @@ def say_and_wait(connection: Connection, stamp: Stamp, tickets: Tickets, program
     list(channel.receive())
 
 
+def say_what_is_blocked(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+    lead_a_group(program)
+    blocked = sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    Channel(connection.fileno(), INCOMING).send(Started(os.getpid(), " ".join(blocked)))
+
+
 def ignore_sigterm(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     say_and_wait(connection, stamp, tickets, program)
@@ -71,6 +77,14 @@ def hear(child: Child[Started]) -> Started:
     assert readable
     [message] = child.channel.receive()
     return message
+
+
+def test_ctrl_c_waits_until_a_child_has_left_the_terminal() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    child = Child(say_what_is_blocked, {}, INCOMING)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert hear(child).cap == "SIGINT"
+    drive_to_the_end(child)
 
 
 def drive_to_the_end(child: Child[Started]) -> None:
