@@ -248,7 +248,7 @@ class ProcessEngine:
         served = lane.workflows[assignment.workflow_id]
         step, _ = served.hosted[assignment.step_name]
         step.state, step.error = State.RUNNING, None
-        if served.observers:
+        if served.observers.heed_starts:
             starts_run = assignment.payload.starts_run
             served.observers.step_started(_context(assignment), step, starts_run=starts_run)
 
@@ -298,7 +298,7 @@ class ProcessEngine:
             return
         assert answer.step_state is not None
         step.state, step.error = answer.step_state, error
-        if served.observers:
+        if served.observers.heed_end(answer, error):
             served.observers.step_ended(_context(assignment), step, answer, error, report.result)
 
 

@@ -7,6 +7,7 @@ once per event, by whoever works on the step.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fuseline.context import RunContext, entered
@@ -29,14 +30,30 @@ class Observers:
 
     def __init__(self, workflow: Workflow) -> None:
         self._workflow = workflow
-        self._observers = list(workflow.observers)
+        #: {name of a hook: those to call}
+        self._calls: dict[str, list[Callable[..., None]]] = {hook: [] for hook in WorkflowPolicy._hooks}
+        for observer in workflow.observers:
+            self.add(observer)
 
     def add(self, observer: WorkflowPolicy) -> None:
         """Tell one more, who is none of the workflow's own."""
-        self._observers.append(observer)
+        for hook, calls in self._calls.items():
+            if overrides(observer, hook):
+                calls.append(getattr(observer, hook))
 
-    def __bool__(self) -> bool:
-        return bool(self._observers)
+    @property
+    def heed_starts(self) -> bool:
+        """Whether anybody wants to know of starts."""
+        return bool(self._calls["on_workflow_start"] or self._calls["on_step_start"])
+
+    def heed_end(self, answer: ReportAnswer, error: BaseException | None) -> bool:
+        """Return whether anybody wants to know of an end like this."""
+        calls = self._calls
+        return bool(
+            (error is None and calls["on_step_success"])
+            or (error is not None and (calls["on_step_failure"] or calls["on_step_retry"]))
+            or (answer.run_state is not None and calls["on_workflow_finished"])
+        )
 
     def step_started(self, context: RunContext, step: Step, *, starts_run: bool) -> None:
         """Tell that a step was handed out; ``starts_run`` if it is the first of its run."""
@@ -54,7 +71,7 @@ class Observers:
             error: if the attempt failed.
             result: if it did not.
         """
-        if answer.step_state is State.SUCCEEDED and self._is_told("on_step_success"):
+        if answer.step_state is State.SUCCEEDED and self._calls["on_step_success"]:
             try:
                 loaded = None if result is None else decode(result)
             except Exception:
@@ -74,19 +91,14 @@ class Observers:
 
     def _tell(self, hook: str, context: RunContext, *args: Any) -> None:
         """Call a hook of every observer; an error in one is logged and goes no further."""
-        for observer in self._observers:
-            if overrides(observer, hook):
-                before = entered.set(context)
-                try:
-                    getattr(observer, hook)(*args)
-                except Exception:
-                    _log.exception("%s.%s failed in run %s", type(observer).__name__, hook, context.instance_id)
-                finally:
-                    entered.reset(before)
-
-    def _is_told(self, hook: str) -> bool:
-        """Return whether a hook does anything, so that its arguments are worth making."""
-        return any(overrides(observer, hook) for observer in self._observers)
+        for call in self._calls[hook]:
+            before = entered.set(context)
+            try:
+                call(*args)
+            except Exception:
+                _log.exception("%s failed in run %s", call.__qualname__, context.instance_id)
+            finally:
+                entered.reset(before)
 
 
 def _whole_run(context: RunContext) -> RunContext:

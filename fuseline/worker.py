@@ -14,6 +14,7 @@ The child says ``Ready`` once, when it has started. At the end of the pipe it en
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -114,7 +115,12 @@ FROM_CHILD: Incoming[FromChild] = incoming(FromChild)
 def child_main(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
     """Serve assignments until told to close. The target of a child process."""
     _detach(program)
-    _Server(connection, stamp, tickets).serve()
+    try:
+        _Server(connection, stamp, tickets).serve()
+    except OSError as error:
+        if error.errno == errno.EBADF:  # a step has closed what was not its own: nobody is left to tell
+            os._exit(1)
+        raise
 
 
 def _detach(program: int) -> None:
