@@ -61,8 +61,8 @@ def make_bad_runs() -> list[BadRun]:
     """Return the three of them."""
     return [
         _bad_run(
-            Hang(policies=[StepTimeoutPolicy(2.0)]),
-            "hangs in one call into C: pow(7, 10**9), with StepTimeoutPolicy(2.0)",
+            Hang(policies=[StepTimeoutPolicy(1.0)]),
+            "hangs in one call into C: pow(7, 10**9), with StepTimeoutPolicy(1.0)",
             State.FAILED,
             StepTimedOut,
         ),

@@ -69,7 +69,7 @@ def test_hostile_demo_contains_and_names_each_bad_step(tmp_path: Path) -> None:
     assert "3 bad steps among them" in text
     hang, crash, flaky, rest = re.split(r"Hang hangs|Crash dies|Flaky fails|All 12 good runs succeeded", text)[1:]
     assert "FAILED after 1 attempt: contained StepTimedOut: step 'Hang'" in hang
-    assert "ran longer than its timeout of 2 s and was killed" in hang
+    assert "ran longer than its timeout of 1 s and was killed" in hang
     assert "FAILED after 1 attempt: contained StepCrashed: step 'Crash'" in crash
     assert "died by SIGSEGV" in crash
     assert "SUCCEEDED after 3 attempts: contained" in flaky
