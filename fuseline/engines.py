@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import selectors
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -211,8 +211,7 @@ class ProcessEngine:
             signals.interrupts = False
         for report in reports:
             self._settle(lane, report)
-        for notice in broker.keep_alive(lane.worker_id):
-            self._heed(lane, notice)
+        self._heed(lane, broker.keep_alive(lane.worker_id))
         free = 0 if drains else lane.executor.free_slots()
         if free:
             assignments = broker.get_steps(lane.worker_id, free)
@@ -252,14 +251,16 @@ class ProcessEngine:
             starts_run = assignment.payload.starts_run
             served.observers.step_started(_context(assignment), step, starts_run=starts_run)
 
-    def _heed(self, lane: Lane, notice: Notice) -> None:
-        if isinstance(notice, KillNotice):
-            lane.executor.kill(notice.token)
-        elif isinstance(notice, RecallNotice):
-            lane.executor.recall([notice.token])
-        elif isinstance(notice, FinishNotice):
-            context = RunContext(workflow_id=notice.workflow_id, instance_id=notice.instance_id)
-            lane.workflows[notice.workflow_id].observers.run_finished(context, notice.state)
+    def _heed(self, lane: Lane, notices: Sequence[Notice]) -> None:
+        unwanted = [notice.token for notice in notices if isinstance(notice, KillNotice | RecallNotice)]
+        if unwanted:
+            lane.executor.recall(unwanted)  # all at once: else one takes the place of another in a child, and begins
+        for notice in notices:
+            if isinstance(notice, KillNotice):
+                lane.executor.kill(notice.token)
+            elif isinstance(notice, FinishNotice):
+                context = RunContext(workflow_id=notice.workflow_id, instance_id=notice.instance_id)
+                lane.workflows[notice.workflow_id].observers.run_finished(context, notice.state)
 
     def _settle(self, lane: Lane, report: AttemptReport) -> None:
         """Tell the broker how an attempt ended, and the observers what the broker made of it."""

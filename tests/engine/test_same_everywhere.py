@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fuseline import MemoryBroker, ProcessEngine, Step, StepReport, Workflow, current_run
+from fuseline import MemoryBroker, ProcessEngine, RunFailed, Step, StepReport, Workflow, current_run
+from fuseline.executors import LokyExecutor
 from fuseline.policies import FailureDecision, RetryPolicy, StepPolicy, StepTimeoutPolicy, WorkflowPolicy
 from fuseline.states import State
 from fuseline.worker import build_shared_dict
@@ -249,3 +250,24 @@ def test_the_outcomes_are_the_right_ones(tmp_path: Path) -> None:
     assert on["steps"]["Sleepy"][:2] == ("SUCCEEDED", 1)
     assert on["steps"]["AfterOptional"][:2] == ("CANCELLED", 0)
     assert outcome("loky", giving_up, tmp_path / "up")["steps"]["Broken"][:2] == ("FAILED", 1)
+
+
+class Recalling(LokyExecutor):
+    """Keeps what is recalled from it."""
+
+    def recall(self, tokens: Collection[int] | None = None) -> None:
+        recalled.append(tokens)
+        super().recall(tokens)
+
+
+recalled: list[Collection[int] | None] = []
+
+
+def test_what_waits_of_a_failed_run_is_recalled_at_once(tmp_path: Path) -> None:
+    recalled.clear()
+    workflow = one_of_many_failing(str(tmp_path / "log"))
+    with pytest.raises(RunFailed):
+        workflow.run({"n": 4}, executor=Recalling(1))
+    [tokens] = recalled  # one by one, each would make room in the child for the next
+    assert tokens is not None
+    assert len(tokens) > 1
