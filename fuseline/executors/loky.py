@@ -27,7 +27,8 @@ from fuseline.errors import StepLost
 from fuseline.executors.base import Executor, in_use, never_started, usable_cpus
 from fuseline.executors.pace import Pace
 from fuseline.executors.pickling import pickle_hosted
-from fuseline.executors.slot import Desk, Slot, killed
+from fuseline.executors.slot import Desk, Slot
+from fuseline.executors.verdict import killed
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes import guardian
 from fuseline.values import encode_error

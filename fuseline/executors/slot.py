@@ -26,9 +26,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fuseline.channel import EncodingError, ProtocolError
-from fuseline.errors import FuselineError, NotPicklableError, StepCrashed, StepError, StepLost, StepTimedOut
+from fuseline.errors import FuselineError, NotPicklableError
 from fuseline.executors.base import never_started
-from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
+from fuseline.executors.verdict import asks_for_a_new_child, killed, what_ended
+from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes.child import Child
 from fuseline.values import encode_error
 from fuseline.worker import (
@@ -44,7 +45,7 @@ from fuseline.worker import (
     stops_run,
 )
 
-__all__ = ["Desk", "Slot", "killed"]
+__all__ = ["Desk", "Slot"]
 
 _log = logging.getLogger("fuseline")
 
@@ -277,7 +278,7 @@ class Slot:
                 self._failed_run = first.instance_id
                 self.child.channel.put(Heard(first.instance_id))
                 self._watch()
-            self._is_tainted |= _asks_for_a_new_child(message)
+            self._is_tainted |= asks_for_a_new_child(message)
         self._first_changed(time.monotonic())
         if self._is_tainted:
             self._retire()
@@ -428,7 +429,7 @@ class Slot:
         started = picked_up if token != self._last_token else None
         if left and (started is not None or verdict is Outcome.KILLED):
             first = left.pop(0)
-            self._report_end(first, verdict or Outcome.LOST, _what_ended(first, verdict, returncode), started)
+            self._report_end(first, verdict or Outcome.LOST, what_ended(first, verdict, returncode), started)
             self.wants_child = self._close_by is None
         while token in [assignment.token for assignment in left]:
             # A step wrote into the pipe, and what came after it went unheard: not the doing of these.
@@ -441,34 +442,3 @@ class Slot:
     ) -> None:
         report = AttemptReport(token=assignment.token, outcome=outcome, error=encode_error(error), started=started)
         self._desk.reports.append(report)
-
-
-def _asks_for_a_new_child(report: AttemptReport) -> bool:
-    """Return whether a retry must not meet this child again: what came out of the attempt was nothing that travels."""
-    error, decision = report.error, report.decision
-    if error is None or decision is None or decision.action is not FailureAction.RETRY:
-        return False
-    return error.value is None or "fuseline.errors.NotPicklableError" in error.type_names
-
-
-def killed(assignment: StepAssignment) -> StepLost:
-    """Return the error of an assignment that was ended for no fault of its own."""
-    return StepLost(
-        f"step {assignment.step_name!r} was killed before it had ended.",
-        step_name=assignment.step_name,
-        instance_id=assignment.instance_id,
-        attempt=assignment.attempt,
-    )
-
-
-def _what_ended(assignment: StepAssignment, verdict: Outcome | None, returncode: int | None) -> StepError:
-    whom = {"step_name": assignment.step_name, "instance_id": assignment.instance_id, "attempt": assignment.attempt}
-    if verdict is Outcome.TIMED_OUT:
-        assert assignment.timeout is not None
-        return StepTimedOut(timeout=assignment.timeout, killed=True, **whom)  # type: ignore[arg-type]
-    if verdict is Outcome.LOST:
-        how = "closed the pipe of its process, or wrote into it, so that nothing could be heard from it any more"
-        return StepCrashed(how=how, **whom)  # type: ignore[arg-type]
-    if verdict is Outcome.KILLED:
-        return killed(assignment)
-    return StepCrashed.from_returncode(returncode, **whom)  # type: ignore[arg-type]
