@@ -25,7 +25,7 @@ from fuseline.policies.base import StepPolicy, overrides
 from fuseline.step import Step, signature_of
 from fuseline.values import Value, decode, encode_checked, encode_error
 
-__all__ = ["Hosted", "SharedDict", "StepHost", "build_shared_dict", "decide_failure"]
+__all__ = ["Hosted", "SharedDict", "StepHost", "build_shared_dict", "contain", "context_of", "decide_failure"]
 
 _log = logging.getLogger("fuseline")
 
@@ -99,7 +99,7 @@ class StepHost:
         Blocks. Raises what the step, its ``setup``, a policy or the encoding of the result raises.
         """
         payload = getattr(shared, "payload", None)
-        before = entered.set(_context(step, payload, workflow_id, self._killed_from_outside))
+        before = entered.set(context_of(step.name, payload, workflow_id, self._killed_from_outside))
         try:
             if step not in self._set_up:
                 self._ensure_set_up(step)
@@ -134,11 +134,14 @@ class StepHost:
                 _log.exception("teardown of step %r failed", step.name)
 
 
-def _context(step: Step, payload: Payload | None, workflow_id: str, killed_from_outside: bool) -> RunContext:
+def context_of(
+    step_name: str, payload: Payload | None, workflow_id: str, killed_from_outside: bool = False
+) -> RunContext:
+    """Return what ``current_run`` tells in an attempt, and in the hooks about it."""
     return RunContext(
         workflow_id=workflow_id,
         instance_id=payload.instance_id if payload else None,
-        step_name=step.name,
+        step_name=step_name,
         attempt=payload.attempt if payload else 1,
         killed_from_outside=killed_from_outside,
     )
@@ -257,7 +260,7 @@ def decide_failure(
     failures = payload.failures if payload else {}
     decision: FailureDecision | None = None
     place: int | None = None
-    before = entered.set(_context(step, payload, workflow_id, killed_from_outside=False))
+    before = entered.set(context_of(step.name, payload, workflow_id))
     for index, policy in enumerate(policies):
         number = failures.get(index, 0) + 1 if policy.counts_own_failures else attempt
         try:

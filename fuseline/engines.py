@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from fuseline.attempt import decide_failure
+from fuseline.attempt import context_of, decide_failure
 from fuseline.broker.base import Broker
 from fuseline.broker.memory import MemoryBroker
 from fuseline.context import RunContext, StopNow
@@ -248,8 +248,8 @@ class ProcessEngine:
         step, _ = served.hosted[assignment.step_name]
         step.state, step.error = State.RUNNING, None
         if served.observers.heed_starts:
-            starts_run = assignment.payload.starts_run
-            served.observers.step_started(_context(assignment), step, starts_run=starts_run)
+            context = context_of(assignment.step_name, assignment.payload, assignment.workflow_id)
+            served.observers.step_started(context, step, starts_run=assignment.payload.starts_run)
 
     def _heed(self, lane: Lane, notices: Sequence[Notice]) -> None:
         unwanted = [notice.token for notice in notices if isinstance(notice, KillNotice | RecallNotice)]
@@ -300,7 +300,8 @@ class ProcessEngine:
         assert answer.step_state is not None
         step.state, step.error = answer.step_state, error
         if served.observers.heed_end(answer, error):
-            served.observers.step_ended(_context(assignment), step, answer, error, report.result)
+            context = context_of(assignment.step_name, assignment.payload, assignment.workflow_id)
+            served.observers.step_ended(context, step, answer, error, report.result)
 
 
 def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, BaseException | None]:
@@ -316,15 +317,6 @@ def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, Ba
         report.error,
         step_name=assignment.step_name,
         instance_id=assignment.instance_id,
-        attempt=assignment.attempt,
-    )
-
-
-def _context(assignment: StepAssignment) -> RunContext:
-    return RunContext(
-        workflow_id=assignment.workflow_id,
-        instance_id=assignment.instance_id,
-        step_name=assignment.step_name,
         attempt=assignment.attempt,
     )
 

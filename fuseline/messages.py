@@ -72,9 +72,8 @@ class FailureDecision(msgspec.Struct, frozen=True, array_like=True):
                 f"FailureDecision({self.action!r}, delay={self.delay!r}): give RETRY, FAIL or SKIP, and for RETRY a "
                 "finite number of seconds of 0 or more."
             )
-        msgspec.structs.force_setattr(
-            self, "delay", float(self.delay)
-        )  # whatever kind of number it is: it has to travel
+        # Whatever kind of number it is, it has to travel.
+        msgspec.structs.force_setattr(self, "delay", float(self.delay))
 
     RETRY: ClassVar[FailureAction] = FailureAction.RETRY
     FAIL: ClassVar[FailureAction] = FailureAction.FAIL

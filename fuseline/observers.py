@@ -30,8 +30,8 @@ class Observers:
 
     def __init__(self, workflow: Workflow) -> None:
         self._workflow = workflow
-        #: {name of a hook: those to call}
-        self._calls: dict[str, list[Callable[..., None]]] = {hook: [] for hook in WorkflowPolicy._hooks}
+        #: {name of a hook: those to call, and whose they are}
+        self._calls: dict[str, list[tuple[str, Callable[..., None]]]] = {hook: [] for hook in WorkflowPolicy._hooks}
         for observer in workflow.observers:
             self.add(observer)
 
@@ -39,7 +39,7 @@ class Observers:
         """Tell one more, who is none of the workflow's own."""
         for hook, calls in self._calls.items():
             if overrides(observer, hook):
-                calls.append(getattr(observer, hook))
+                calls.append((type(observer).__name__, getattr(observer, hook)))
 
     @property
     def heed_starts(self) -> bool:
@@ -91,12 +91,12 @@ class Observers:
 
     def _tell(self, hook: str, context: RunContext, *args: Any) -> None:
         """Call a hook of every observer; an error in one is logged and goes no further."""
-        for call in self._calls[hook]:
+        for owner, call in self._calls[hook]:
             before = entered.set(context)
             try:
                 call(*args)
             except Exception:
-                _log.exception("%s failed in run %s", call.__qualname__, context.instance_id)
+                _log.exception("%s.%s failed in run %s", owner, hook, context.instance_id)
             finally:
                 entered.reset(before)
 

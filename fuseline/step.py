@@ -23,8 +23,8 @@ class Step:
     The parameters of ``run_step`` are filled, in this order, from: a ``Depends(step)`` default; the workflow input of
     that name; the result of the predecessor of that name; the results of the remaining predecessors, in the order in
     which their edges were drawn, to the remaining required parameters (and what is left of them to a ``*parameter``);
-    the parameter's own default. ``None`` is a value like any other. Where no parameter is left for a
-    result, its edge only says what comes first.
+    the parameter's own default. ``None`` is a value like any other. Where no parameter is left for
+    a result, its edge only says what comes first.
 
     Attributes that ``__init__`` or ``setup`` put on the instance are there in ``run_step``. On an executor with child
     processes each child has a copy of its own, so what ``run_step`` changes there is not seen elsewhere: return it.

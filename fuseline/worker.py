@@ -24,6 +24,7 @@ from multiprocessing import process
 from multiprocessing.connection import Connection
 
 import msgspec
+from msgspec.structs import replace
 
 from fuseline.attempt import Hosted, SharedDict, StepHost, build_shared_dict
 from fuseline.channel import Channel, EncodingError, Incoming, ProtocolError, incoming
@@ -89,11 +90,11 @@ def stops_run(assignment: StepAssignment, report: AttemptReport) -> bool:
     return assignment.failure_stops_run and decision is not None and decision.action is FailureAction.FAIL
 
 
-def check_report(report: AttemptReport) -> AttemptReport:
-    """Return ``report``, which has come from a child.
+def check_report(report: AttemptReport) -> None:
+    """Make sure that a child has written a report, and not a step in its name.
 
     Raises:
-        ProtocolError: it makes no sense, so it was not written by ``child_main``.
+        ProtocolError: it makes no sense.
     """
     returned = report.outcome is Outcome.RETURNED
     is_known = returned or report.outcome in (Outcome.RAISED, Outcome.TIMED_OUT)
@@ -102,7 +103,6 @@ def check_report(report: AttemptReport) -> AttemptReport:
     is_in_time = report.started is None or 0.0 <= report.started <= time.monotonic()
     if not (is_known and has_its_parts and is_named and is_in_time):
         raise ProtocolError("a report that makes no sense")
-    return report
 
 
 _TO_CHILD: Incoming[ToChild] = incoming(ToChild)
@@ -205,7 +205,8 @@ class _Server:
             problem = NotPicklableError(
                 f"the report of step {assignment.step_name!r}", str(error), "Return plain data."
             )
-            self._channel.send(AttemptReport(token=token, outcome=Outcome.RAISED, error=encode_error(problem)))
+            error_info = encode_error(problem)
+            self._channel.send(replace(report, outcome=Outcome.RAISED, result=None, error=error_info))
 
     def _load(self, workflow_id: str) -> Hosted:
         if workflow_id not in self._hosted:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fuseline.attempt import Hosted, StepHost, contain, decide_failure
-from fuseline.context import RunContext
+from fuseline.attempt import Hosted, StepHost, contain, context_of, decide_failure
 from fuseline.errors import (
     CycleError,
     DuplicateStepError,
@@ -329,7 +328,8 @@ class Workflow:
         payload = getattr(shared, "payload", None)
         step.name, step.state, step.error = self._names[step], State.RUNNING, None
         if payload is not None:
-            Observers(self).step_started(self._context(step, payload), step, starts_run=payload.starts_run)
+            context = context_of(step.name, payload, self._workflow_id)
+            Observers(self).step_started(context, step, starts_run=payload.starts_run)
         result: Any = None
         try:
             result, value = self._host.run(step, policies, shared, workflow_id=self._workflow_id)
@@ -356,17 +356,9 @@ class Workflow:
     def _hear(self, step: Step, payload: Payload, end: AttemptReport, answer: ReportAnswer) -> None:
         """Take in what a broker made of an attempt that was carried out here."""
         if answer.step_state is not None:
-            error = step.error
             step.state = answer.step_state
-            Observers(self).step_ended(self._context(step, payload), step, answer, error, end.result)
-
-    def _context(self, step: Step, payload: Payload) -> RunContext:
-        return RunContext(
-            workflow_id=self._workflow_id,
-            instance_id=payload.instance_id,
-            step_name=step.name,
-            attempt=payload.attempt,
-        )
+            context = context_of(step.name, payload, self._workflow_id)
+            Observers(self).step_ended(context, step, answer, step.error, end.result)
 
     def teardown(self) -> None:
         """Tear down the steps that ``_execute_step`` has set up in this process. An engine does this by itself."""

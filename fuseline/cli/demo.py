@@ -64,14 +64,13 @@ def run_demo(
         return 2
     if limit is not None and limit < len(files):
         files = [files[i * len(files) // limit] for i in range(limit)]
-    sizes = [os.path.getsize(inputs["path"]) for inputs in files]
+    sizes = {inputs["path"]: os.path.getsize(inputs["path"]) for inputs in files}
     processes = processes or usable_cpus()
     bad_runs = make_bad_runs() if hostile else []
-
     turns = [files[i::_TURNS] for i in range(min(_TURNS, len(files)))]
 
-    report.show_plan(root, sizes, processes, len(bad_runs))
-    with FileProgress([os.path.getsize(inputs["path"]) for turn in turns for inputs in turn * 2]) as progress:
+    report.show_plan(root, list(sizes.values()), processes, len(bad_runs))
+    with FileProgress([sizes[inputs["path"]] for turn in turns for inputs in turn * 2]) as progress:
         by_loop = _LoopWay(pipeline.make_workflow(), progress)
         with _EngineWay(pipeline.make_workflow(), processes, bad_runs, progress) as by_engine:
             for turn in turns:
@@ -131,8 +130,8 @@ class _EngineWay(Way):
         with self.timed():
             early = len(files) // 10
             ids = self._broker.dispatch_many(self._schema, files[:early])
-            while len(self._bad_ids) < len(self._bad_schemas):
-                self._bad_ids.append(self._broker.dispatch_workflow(self._bad_schemas[len(self._bad_ids)]))
+            self._bad_ids += map(self._broker.dispatch_workflow, self._bad_schemas)
+            self._bad_schemas.clear()  # once: they are among the first turn
             ids += self._broker.dispatch_many(self._schema, files[early:])
             self._engine.work()
             for instance_id in ids:

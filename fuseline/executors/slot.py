@@ -98,7 +98,8 @@ class Slot:
         self._begin_by = 0.0  #: when the first of the queue must have begun
         self._due: float | None = None  #: when to look at the deadline of the first, or at the end of the child
         self._patient_until: float | None = None  #: then those behind the first are taken back; None if they were
-        self.wants_child = False  #: whether its child died at work, so that a new one is likely to be needed
+        #: whether its child died at work, or retired, so that a new one is likely to be needed
+        self.wants_child = False
 
     @property
     def is_idle(self) -> bool:

@@ -62,8 +62,8 @@ class RetryPolicy(StepPolicy):
         self.backoff = _number("backoff", backoff, 1.0, math.inf)
         self.max_wait = _number("max_wait", max_wait, 0.0, math.inf)
         self.jitter = _number("jitter", jitter, 0.0, 1.0)
-        self.retry_on = _names("retry_on", retry_on)
-        self.give_up_on = _names("give_up_on", give_up_on)
+        self.retry_on = _names("retry_on", retry_on, is_known=_is_known)
+        self.give_up_on = _names("give_up_on", give_up_on, is_known=_is_known)
 
     def next_delay(self, attempt: int, draw: Callable[[], float] = _random.random) -> float:
         """Return the seconds to wait after failure number ``attempt`` (1-based).
@@ -122,8 +122,14 @@ class RetryPolicy(StepPolicy):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Return the policy of ``config``. Exception classes stay names, so none of their modules is imported."""
-        return cls(**config)
+        """Return the policy of ``config``. Exception classes stay names, so none of their modules is imported.
+
+        A name that is unknown here is taken as it is: another version of Python may have more built-in exceptions.
+        """
+        policy = cls(**{name: value for name, value in config.items() if name not in ("retry_on", "give_up_on")})
+        for name in config.keys() & {"retry_on", "give_up_on"}:
+            setattr(policy, name, _names(name, config[name]))
+        return policy
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.to_config() == other.to_config()
@@ -139,13 +145,15 @@ def _number(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def _names(name: str, classes: ErrorClass | Iterable[ErrorClass]) -> frozenset[str]:
+def _names(
+    name: str, classes: ErrorClass | Iterable[ErrorClass], is_known: Callable[[str], bool] = lambda given: True
+) -> frozenset[str]:
     if isinstance(classes, type | str):
         classes = (classes,)
     names = set()
     for cls in classes:
         if isinstance(cls, str) and cls:
-            if "." not in cls and not _is_exception_class(getattr(builtins, cls, None)):
+            if not is_known(cls):
                 raise PolicyError(
                     f"RetryPolicy({name}=...): {cls!r} is no built-in exception. Give the class itself, or its dotted "
                     "name, such as 'http.client.HTTPException'."
@@ -156,6 +164,11 @@ def _names(name: str, classes: ErrorClass | Iterable[ErrorClass]) -> frozenset[s
         else:
             raise PolicyError(f"RetryPolicy({name}=...): {cls!r} is no exception class. Give classes, or their names.")
     return frozenset(names)
+
+
+def _is_known(name: str) -> bool:
+    """Return whether a name can be that of an exception: a dotted one, or that of a built-in."""
+    return "." in name or _is_exception_class(getattr(builtins, name, None))
 
 
 def _is_exception_class(thing: object) -> TypeGuard[type[BaseException]]:

@@ -74,6 +74,12 @@ def test_a_filter_that_is_no_exception_class_is_refused_and_named(name, value):
         RetryPolicy(**{name: value})
 
 
+def test_a_config_may_name_exceptions_that_are_unknown_here():
+    config = RetryPolicy(2, retry_on="OSError").to_config() | {"retry_on": ["ErrorOfAnotherPython"], "give_up_on": []}
+    policy = RetryPolicy.from_config(config)
+    assert policy.to_config() == config
+
+
 def test_a_policy_error_is_a_value_error():
     with pytest.raises(ValueError, match="max_retries"):
         RetryPolicy(-1)
