@@ -1,4 +1,4 @@
-"""Messages over a private pipe pair between two processes: a program and its child.
+"""Messages over a pipe pair or socket between two processes: a program and its child, a broker and a program.
 
 Messages travel in frames, small ones together::
 
@@ -30,8 +30,6 @@ _ARRAY32 = 0xDD
 _MAGIC = b"FL"
 #: Bytes in a frame, after which no further message is put into it.
 _FULL = 1 << 16
-#: Longest body, in bytes: more than any machine has memory.
-_MAX_BODY = 1 << 44
 _CHUNK = 1 << 16
 _BIG_CHUNK = 1 << 20
 
@@ -69,12 +67,14 @@ class Channel(Generic[M, S]):
     Args:
         fd: a connected stream socket, blocking or not.
         incoming: which messages the other end sends.
+        limit: longest frame that is accepted, in bytes; default is more than any machine has memory.
     """
 
-    def __init__(self, fd: int, incoming: Incoming[M]) -> None:
+    def __init__(self, fd: int, incoming: Incoming[M], limit: int = 1 << 44) -> None:
         self._fd = fd
         self._blocks = os.get_blocking(fd)
         self._decode = incoming.decode
+        self.limit = limit
         self._incoming = bytearray()
         self._needed = _PREFIX.size  #: bytes in ``_incoming`` that make the next progress possible
         self._accepted: deque[S] = deque()  #: in no frame yet
@@ -176,7 +176,7 @@ class Channel(Generic[M, S]):
         if len(buffer) < _PREFIX.size:
             return None
         magic, size = _PREFIX.unpack_from(buffer)
-        if magic != _MAGIC or size > _MAX_BODY:
+        if magic != _MAGIC or size > self.limit:
             raise ProtocolError(f"{bytes(buffer[:40])!r} is not the start of a frame")
         end = _PREFIX.size + size
         if len(buffer) < end:

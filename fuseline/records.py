@@ -1,7 +1,7 @@
-"""How a run stands, as plain data: what a broker tells those who ask.
+"""How a run stands, as plain data: what a store keeps of it, and what a broker tells those who ask.
 
-Values and exceptions in a record are the opaque bytes they travel as; whoever asks makes objects of them. Times are
-seconds since the epoch.
+Values and exceptions in a record are the opaque bytes they travel as. Times are seconds since the epoch, because a
+record outlives the process, and the boot, whose monotonic clock could place them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from fuseline.states import State
 from fuseline.values import ErrorInfo, Value
 
-__all__ = ["RunRecord", "StepRecord"]
+__all__ = ["Move", "RunRecord", "StepRecord"]
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -21,24 +21,41 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     state: State
     attempts: int = 0  #: how often it was started
+    restarts: int = 0  #: how many of these starts follow the death of a worker
+    failures: Mapping[int, int] = {}  #: {place of a policy among the step's policies: failures it has decided}
+    token: int | None = None  #: of the assignment that runs
+    worker_id: str | None = None  #: who has that assignment
     result: Value | None = None  #: if it succeeded and the result is still needed
     error: ErrorInfo | None = None  #: what the last attempt raised
     cause: str = ""  #: why it was skipped or cancelled
     started: float | None = None  #: start of the last attempt
     finished: float | None = None
+    due: float | None = None  #: when the next attempt may start, of one that is RETRYING
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """How a run stands."""
 
     instance_id: str
+    number: int  #: of its dispatch: an older run has a smaller one
     workflow_id: str
     workflow: str  #: the workflow's name
     outputs: tuple[str, ...]  #: names of steps
     state: State
+    cancelled: bool = False  #: whether somebody has asked for its end
     inputs: Mapping[str, Value]
     steps: Mapping[str, StepRecord]  #: by name, in the order of the schema
     failed: tuple[str, ...] = ()  #: names of steps, in the order in which they failed
     created: float
     started: float | None = None
     finished: float | None = None
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A run or one of its steps went to another state."""
+
+    step_name: str | None  #: None where it is about the run
+    state: State
+    attempt: int | None  #: 1 for the first try; None where it is about the run
+    cause: str
+    at: float  #: seconds since the epoch

@@ -1,46 +1,116 @@
-"""Runs as records: what is told of them."""
+"""Runs as records and back: what is kept of a run while no scheduler holds it.
+
+A step that is ready is recorded as one that waits: whether it is ready follows from the states of the others.
+"""
 
 from __future__ import annotations
 
 from fuseline.records import RunRecord, StepRecord
+from fuseline.scheduler.plan import Plan
 from fuseline.scheduler.run import Run
+from fuseline.states import State
 
-__all__ = ["record_run"]
+__all__ = ["record_run", "record_step", "restore_run"]
 
 
-def record_run(run: Run, epoch: float) -> RunRecord:
+def record_run(run: Run, epoch: float, steps: dict[str, StepRecord] | None = None) -> RunRecord:
     """Return how a run stands.
 
     Args:
         epoch: what to add to the scheduler's seconds to get seconds since the epoch.
+        steps: of the record; default is all of them.
     """
-
-    def wall(moment: float | None) -> float | None:
-        return None if moment is None else epoch + moment
-
     plan = run.plan
-    steps = {
-        name: StepRecord(
-            state=run.states[step],
-            attempts=run.attempts[step],
-            result=run.results.get(step),
-            error=run.errors.get(step),
-            cause=run.causes.get(step, ""),
-            started=wall(run.step_started.get(step)),
-            finished=wall(run.step_finished.get(step)),
-        )
-        for step, name in enumerate(plan.names)
-    }
+    if steps is None:
+        steps = {name: record_step(run, step, epoch) for step, name in enumerate(plan.names)}
     return RunRecord(
         instance_id=run.instance_id,
+        number=run.number,
         workflow_id=plan.workflow_id,
         workflow=plan.schema.name,
         outputs=plan.schema.outputs,
         state=run.state,
+        cancelled=run.cancelled,
         inputs=run.inputs,
         steps=steps,
         failed=tuple(plan.names[step] for step in run.failed_steps),
         created=epoch + run.created,
-        started=wall(run.started),
-        finished=wall(run.finished),
+        started=_shift(run.started, epoch),
+        finished=_shift(run.finished, epoch),
     )
+
+
+def record_step(run: Run, step: int, epoch: float) -> StepRecord:
+    """Return how a step of a run stands; ``epoch`` as above."""
+    return StepRecord(
+        state=run.states[step],
+        attempts=run.attempts[step],
+        restarts=run.restarts.get(step, 0),
+        failures=run.failures.get(step, {}),
+        token=run.running.get(step),
+        worker_id=run.workers.get(step),
+        result=run.results.get(step),
+        error=run.errors.get(step),
+        cause=run.causes.get(step, ""),
+        started=_shift(run.step_started.get(step), epoch),
+        finished=_shift(run.step_finished.get(step), epoch),
+        due=_shift(run.due.get(step), epoch),
+    )
+
+
+def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
+    """Return the run that was recorded, of a workflow with this plan.
+
+    Its ready steps are queued in it; whoever restores it hands them out, waits for those that are RETRYING, and finds
+    out what became of those that are RUNNING.
+    """
+    run = Run(record.instance_id, record.number, plan, plan.bind(record.inputs), record.inputs, record.created - epoch)
+    run.state = record.state
+    run.cancelled = record.cancelled
+    run.started = _shift(record.started, -epoch)
+    run.finished = _shift(record.finished, -epoch)
+    for step, name in enumerate(plan.names):
+        if (known := record.steps.get(name)) is not None:
+            _restore_step(run, step, known, epoch)
+    run.failed_steps = [plan.index[name] for name in record.failed]
+    for step in reversed(range(len(plan.names))):  # as after a dispatch: the first one on top
+        if run.states[step] in (State.PENDING, State.READY):
+            run.states[step] = State.PENDING
+            if not run.missing[step] and not run.is_stopping:
+                run.states[step] = State.READY
+                run.ready.append(step)
+    run.results = {step: result for step, result in run.results.items() if run.uses[step]}
+    return run
+
+
+def _restore_step(run: Run, step: int, known: StepRecord, epoch: float) -> None:
+    run.states[step] = known.state
+    run.attempts[step] = known.attempts
+    if known.restarts:
+        run.restarts[step] = known.restarts
+    if known.failures:
+        run.failures[step] = dict(known.failures)
+    if known.token is not None and known.worker_id is not None:
+        run.running[step] = known.token
+        run.workers[step] = known.worker_id
+    if known.result is not None:
+        run.results[step] = known.result
+    if known.error is not None:
+        run.errors[step] = known.error
+    if known.cause:
+        run.causes[step] = known.cause
+    for times, moment in ((run.step_started, known.started), (run.step_finished, known.finished), (run.due, known.due)):
+        if moment is not None:
+            times[step] = moment - epoch
+    if not known.state.is_settled:
+        return
+    run.open_steps -= 1
+    for source in run.bound.sources[step]:
+        run.uses[source] -= 1
+    if known.state is State.SUCCEEDED:
+        for after in run.plan.successors[step]:
+            run.missing[after] -= 1
+
+
+def _shift(moment: float | None, by: float) -> float | None:
+    return None if moment is None else moment + by

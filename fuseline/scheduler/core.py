@@ -38,6 +38,7 @@ from fuseline.messages import (
     StepAssignment,
     StepReport,
 )
+from fuseline.scheduler.archive import restore_run
 from fuseline.scheduler.events import (
     Answer,
     Assign,
@@ -51,6 +52,7 @@ from fuseline.scheduler.events import (
     RunCancelled,
     RunDispatched,
     RunForgotten,
+    RunRestored,
     StepsReady,
     StepsRequested,
     TimePassed,
@@ -86,10 +88,11 @@ class _Flow:
 
 
 class _Worker:
-    __slots__ = ("flows", "held")
+    __slots__ = ("flows", "held", "is_registered")
 
-    def __init__(self, flows: list[_Flow]) -> None:
-        self.flows = flows
+    def __init__(self) -> None:
+        self.is_registered = False  #: if not, it is known from a run that was restored
+        self.flows: list[_Flow] = []
         self.held: dict[int, None] = {}  #: tokens, in the order they were given out
 
 
@@ -98,23 +101,26 @@ class Scheduler:
 
     Args:
         draw: gives a random number in [0, 1), for the jitter of retries that no worker has decided on.
+        first_token, first_number: of the first assignment and the first run. Larger than any that a scheduler before
+            it, whose runs are restored, has given out.
     """
 
-    def __init__(self, draw: Callable[[], float] = lambda: 0.5) -> None:
+    def __init__(self, draw: Callable[[], float] = lambda: 0.5, *, first_token: int = 1, first_number: int = 1) -> None:
         self.runs: dict[str, Run] = {}
         self.watched = False  #: whether to tell every move
         self._draw = draw
         self._flows: dict[str, _Flow] = {}
         self._workers: dict[str, _Worker] = {}
         self._live: dict[int, tuple[str, Run, int]] = {}  #: {token: (worker, run, step)}
-        self._last_token = 0
-        self._numbers = itertools.count(1)
+        self._last_token = first_token - 1
+        self._numbers = itertools.count(first_number)
         self._retries: list[tuple[float, int, Run, int, int]] = []  #: (due, tie-breaker, run, step, attempt)
         self._commands: list[Command] = []
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             WorkerRegistered: self._worker_registered,
             WorkerLeft: self._worker_left,
             RunDispatched: self._run_dispatched,
+            RunRestored: self._run_restored,
             StepsRequested: self._steps_requested,
             Reported: self._reported,
             TimePassed: self._time_passed,
@@ -166,11 +172,13 @@ class Scheduler:
 
     def _worker_registered(self, event: WorkerRegistered, now: float) -> None:
         flows = [self._flow(schema) for schema in event.schemas]
-        if event.worker_id in self._workers:
+        worker = self._workers.setdefault(event.worker_id, _Worker())
+        if worker.is_registered:
             raise WorkflowError(f"worker id {event.worker_id!r} is taken. Each worker registers once.")
         for flow in flows:
             flow.workers += 1
-        self._workers[event.worker_id] = _Worker(flows)
+        worker.is_registered = True
+        worker.flows = flows
 
     def _worker_left(self, event: WorkerLeft, now: float) -> None:
         worker = self._worker(event.worker_id)
@@ -211,6 +219,26 @@ class Scheduler:
         for step in flow.plan.roots:
             run.make_ready(step)
         self._follow(run)
+
+    def _run_restored(self, event: RunRestored, now: float) -> None:
+        if event.record.instance_id in self.runs:
+            raise WorkflowError(f"run id {event.record.instance_id!r} is taken. Each run has an id of its own.")
+        flow = self._flow(event.schema)
+        run = restore_run(event.record, flow.plan, event.epoch)
+        self.runs[run.instance_id] = run
+        if run.state.is_settled:
+            return
+        flow.unsettled += 1
+        for step, token in run.running.items():
+            worker_id = run.workers[step]
+            # It comes back and registers, or somebody finds that it is gone.
+            self._workers.setdefault(worker_id, _Worker()).held[token] = None
+            self._live[token] = (worker_id, run, step)
+        for step in run.due:
+            self._await_retry(run, step)
+        if run.ready:
+            flow.ready.add(run)
+            self._commands.append(StepsReady(flow.plan.workflow_id))
 
     def _run_cancelled(self, event: RunCancelled, now: float) -> None:
         run = self.run(event.instance_id)
@@ -275,7 +303,7 @@ class Scheduler:
 
     def _assign(self, worker_id: str, worker: _Worker, run: Run, step: int, now: float) -> None:
         self._last_token = token = self._last_token + 1
-        run.start(step, token, now)
+        run.start(step, token, worker_id, now)
         starts_run = run.started_by is None
         if starts_run:
             run.started_by = worker_id
@@ -336,7 +364,7 @@ class Scheduler:
         """End the life of a token."""
         worker_id, run, step = live = self._live.pop(token)
         del self._workers[worker_id].held[token]
-        del run.running[step]
+        run.release(step)
         return live
 
     def _end_attempt(self, run: Run, step: int, report: StepReport, now: float) -> float:
@@ -367,9 +395,8 @@ class Scheduler:
         if decision.action is FailureAction.SKIP:
             run.skip(step, now)
         elif decision.action is FailureAction.RETRY and not run.is_stopping:
-            run.retry(step, place)
-            entry = (now + decision.delay, next(self._numbers), run, step, run.attempts[step])
-            heapq.heappush(self._retries, entry)
+            run.retry(step, now + decision.delay, place)
+            self._await_retry(run, step)
             return decision.delay
         else:
             self._fail(run, step, now)
@@ -380,7 +407,10 @@ class Scheduler:
         was_stopping = run.is_stopping
         run.fail(step, now)
         if run.is_stopping and not was_stopping:
-            self._commands += [Recall(self._live[token][0], token) for token in run.running.values()]
+            self._commands += [Recall(run.workers[other], token) for other, token in run.running.items()]
+
+    def _await_retry(self, run: Run, step: int) -> None:
+        heapq.heappush(self._retries, (run.due[step], next(self._numbers), run, step, run.attempts[step]))
 
     @staticmethod
     def _note_error(run: Run, step: int, report: StepReport) -> ErrorInfo | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from fuseline.messages import ReportAnswer, StepAssignment, StepReport
+from fuseline.records import RunRecord
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.values import Value
@@ -33,6 +34,18 @@ class RunDispatched(msgspec.Struct, frozen=True):
     instance_id: str
     schema: WorkflowSchema
     inputs: Mapping[str, Value]
+
+
+class RunRestored(msgspec.Struct, frozen=True):
+    """A run that an earlier scheduler had is taken up again.
+
+    A worker that has one of its steps counts as one that this scheduler knows: ``WorkerLeft`` tells that it is gone,
+    ``WorkerRegistered`` that it is there.
+    """
+
+    schema: WorkflowSchema
+    record: RunRecord
+    epoch: float  #: what to add to the seconds of ``now`` to get seconds since the epoch
 
 
 class StepsRequested(msgspec.Struct, frozen=True):
@@ -66,7 +79,15 @@ class RunForgotten(msgspec.Struct, frozen=True):
 
 
 Event = (
-    WorkerRegistered | WorkerLeft | RunDispatched | StepsRequested | Reported | TimePassed | RunCancelled | RunForgotten
+    WorkerRegistered
+    | WorkerLeft
+    | RunDispatched
+    | RunRestored
+    | StepsRequested
+    | Reported
+    | TimePassed
+    | RunCancelled
+    | RunForgotten
 )
 
 

@@ -26,6 +26,7 @@ class Run:
         "cancelled",
         "causes",
         "created",
+        "due",
         "errors",
         "failed_steps",
         "failures",
@@ -49,6 +50,7 @@ class Run:
         "step_finished",
         "step_started",
         "uses",
+        "workers",
     )
 
     def __init__(
@@ -70,6 +72,8 @@ class Run:
         self.queued = False  #: whether the ready queue holds it
         self.journal: list[tuple[int | None, State]] = []  #: moves that the core has not read yet; None is the run
         self.running: dict[int, int] = {}  #: {step: token}
+        self.workers: dict[int, str] = {}  #: {running step: who has its assignment}
+        self.due: dict[int, float] = {}  #: {retrying step: when its next attempt may start}
         self.results: dict[int, Value] = {}
         self.errors: dict[int, ErrorInfo] = {}
         self.causes: dict[int, str] = {}
@@ -118,12 +122,18 @@ class Run:
         self.state = target
         self.journal.append((None, target))
 
+    def release(self, step: int) -> None:
+        """End an attempt; what follows from it is told next."""
+        del self.running[step]
+        del self.workers[step]
+
     def make_ready(self, step: int) -> None:
         """Let a step start as soon as there is room."""
+        self.due.pop(step, None)
         self.move_step(step, State.READY)
         self.ready.append(step)
 
-    def start(self, step: int, token: int, now: float) -> None:
+    def start(self, step: int, token: int, worker_id: str, now: float) -> None:
         """Begin an attempt."""
         if self.state is State.PENDING:
             self.move(State.RUNNING)
@@ -131,6 +141,7 @@ class Run:
         self.move_step(step, State.RUNNING)
         self.attempts[step] += 1
         self.running[step] = token
+        self.workers[step] = worker_id
         self.step_started[step] = now
 
     def payload(self, step: int, starts_run: bool) -> Payload:
@@ -179,12 +190,13 @@ class Run:
         elif first:
             self._stop(cause, now)
 
-    def retry(self, step: int, place: int | None) -> None:
+    def retry(self, step: int, due: float, place: int | None) -> None:
         """Let a failed step wait for its next attempt, as the policy at ``place`` decided."""
         if place is not None:
             decided = self.failures.setdefault(step, {})
             decided[place] = decided.get(place, 0) + 1
         self.move_step(step, State.RETRYING)
+        self.due[step] = due
 
     def skip(self, step: int, now: float) -> None:
         """Settle a step, and all that depend on it, as skipped."""
@@ -242,6 +254,7 @@ class Run:
     def _settle(self, step: int, state: State, now: float) -> None:
         self.move_step(step, state)
         self.step_finished[step] = now
+        self.due.pop(step, None)
         for source in self.bound.sources[step]:
             self.uses[source] -= 1
             if not self.uses[source]:

@@ -191,3 +191,13 @@ def test_what_cannot_be_encoded_is_dropped_and_the_rest_is_sent(pair: Pair) -> N
     assert caught.value.message is odd
     assert sender.flush()
     assert list(receiver.receive()) == [Text("before"), Text("after")]
+
+
+def test_a_frame_beyond_the_limit_is_refused(pair: Pair) -> None:
+    sender = channels(pair)[0]
+    receiver: Ends = Channel(pair[1].fileno(), INCOMING, 100)
+    sender.send(Text("x" * 50))
+    assert list(receiver.receive()) == [Text("x" * 50)]
+    sender.send(Text("x" * 100))
+    with pytest.raises(ProtocolError):
+        list(receiver.receive())

@@ -154,8 +154,8 @@ def claim_that_leaves_the_step_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that was handed out stays in the queue."""
     start = Run.start
 
-    def start_and_keep(self: Run, step: int, token: int, now: float) -> None:
-        start(self, step, token, now)
+    def start_and_keep(self: Run, step: int, token: int, worker_id: str, now: float) -> None:
+        start(self, step, token, worker_id, now)
         self.ready.append(step)
 
     monkeypatch.setattr(Run, "start", start_and_keep)

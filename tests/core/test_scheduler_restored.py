@@ -1,0 +1,138 @@
+"""A run that is recorded and restored, at any moment, goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from fuseline.errors import UnknownWorkerError, WorkflowError
+from fuseline.messages import ReportStatus
+from fuseline.policies import RetryPolicy
+from fuseline.records import RunRecord
+from fuseline.scheduler import RunRestored, Scheduler, StepsReady
+from fuseline.scheduler.archive import record_run
+from fuseline.states import State
+
+from .helpers import Bench, dag, report_of
+
+#: Added to the scheduler's seconds; a power of two, so that nothing is rounded.
+EPOCH = float(1 << 30)
+SCHEMA = dag("a>b>d a>c>d c>e", policies={"c": [RetryPolicy(2, wait=4.0)]})
+
+
+def recorded(bench: Bench) -> RunRecord:
+    """Return the record of the run, as it is after a journey."""
+    packed = msgspec.msgpack.encode(record_run(bench.run(), EPOCH))
+    return msgspec.msgpack.decode(packed, type=RunRecord)
+
+
+def restore(bench: Bench, schema=SCHEMA) -> Bench:
+    """Return a bench with another scheduler, which has the run of ``bench`` from its record."""
+    other = Bench(schema, worker=None, watch=False)
+    other.scheduler = Scheduler(first_token=1000, first_number=100)
+    other.now = bench.now
+    other.handle(RunRestored(schema, recorded(bench), EPOCH))
+    return other
+
+
+def go_on(bench: Bench, events: int = 100) -> int:
+    """Let one thing after the other happen; ``c`` fails at first. Return how many did."""
+    for count in range(events):
+        if bench.run().state.is_settled:
+            return count
+        assignments = bench.take()
+        if not assignments:
+            due = bench.scheduler.next_due()
+            assert due is not None
+            bench.now = due
+        for assignment in assignments:
+            bench.now += 1.0
+            if assignment.step_name == "c" and assignment.attempt < 3:
+                bench.fail(assignment)
+            else:
+                bench.succeed(assignment, assignment.step_name)
+    return events
+
+
+def story(bench: Bench) -> RunRecord:
+    """Return the record without what may differ."""
+    return msgspec.structs.replace(record_run(bench.run(), EPOCH), number=0)
+
+
+def test_a_run_goes_on_from_any_moment_to_the_same_end():
+    whole = Bench(SCHEMA)
+    whole.dispatch()
+    length = go_on(whole)
+    assert whole.states() == dict.fromkeys("abcde", State.SUCCEEDED)
+    for cut in range(length + 1):
+        first = Bench(SCHEMA)
+        first.dispatch()
+        go_on(first, cut)
+        second = restore(first)
+        assert story(second) == story(first)
+        second.register("w", SCHEMA)
+        go_on(second)
+        assert story(second) == story(whole)
+        assert second.results() == {"d": "d", "e": "e"}
+
+
+def test_what_became_ready_is_handed_out_and_workers_are_woken():
+    bench = Bench(SCHEMA)
+    bench.dispatch()
+    bench.step_through("a b")
+    other = restore(bench)
+    assert other.told(StepsReady)
+    other.register("v", SCHEMA)
+    assert other.take_names(worker="v") == ["c"]
+
+
+def test_a_worker_that_comes_back_reports_what_it_had():
+    bench = Bench(SCHEMA)
+    bench.dispatch()
+    assignment = bench.take_one()
+    other = restore(bench)
+    assert other.scheduler.held_by("w") == (assignment.token,)
+    other.register("w", SCHEMA)
+    assert other.take() == []
+    assert other.succeed(assignment, "a").step_state is State.SUCCEEDED
+    assert other.succeed(assignment, "a").status is ReportStatus.STALE
+
+
+def test_a_worker_that_is_gone_counts_as_a_restart():
+    bench = Bench(SCHEMA)
+    bench.dispatch()
+    assignment = bench.take_one()
+    other = restore(bench)
+    other.leave("w")
+    other.register("v", SCHEMA)
+    again = other.take_one("v")
+    assert (again.step_name, again.attempt) == ("a", 2)
+    assert again.token > assignment.token
+    assert recorded(other).steps["a"].restarts == 1
+    assert other.report(report_of(assignment, State.SUCCEEDED), "v").status is ReportStatus.STALE
+    with pytest.raises(UnknownWorkerError):
+        other.scheduler.held_by("w")
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "continue"])
+def test_a_run_that_is_stopping_starts_nothing(on_failure: str):
+    schema = dag("a>b c>d e", on_failure=on_failure)
+    bench = Bench(schema)
+    bench.dispatch()
+    held = {assignment.step_name: assignment for assignment in bench.take(2)}
+    assert held.keys() == {"a", "c"}
+    bench.fail(held["a"])
+    other = restore(bench, schema)
+    other.register("w", schema)
+    assert other.take_names() == ([] if on_failure == "stop" else ["e"])
+    other.succeed(held["c"])
+    assert other.states()["d"] is (State.CANCELLED if on_failure == "stop" else State.READY)
+    assert recorded(other).failed == ("a",)
+
+
+def test_a_run_is_restored_once():
+    bench = Bench(SCHEMA)
+    bench.dispatch()
+    other = restore(bench)
+    with pytest.raises(WorkflowError, match="is taken"):
+        other.handle(RunRestored(SCHEMA, recorded(bench), EPOCH))
