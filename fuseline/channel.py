@@ -98,6 +98,10 @@ class Channel(Generic[M, S]):
         """Let a message go with the next ``flush``."""
         self._accepted.append(message)
 
+    def replace(self, message: S) -> None:
+        """Let this one go next, instead of those that are in no frame yet."""
+        self._accepted = deque([message])
+
     def withdraw(self, unwanted: Callable[[S], bool]) -> None:
         """Drop messages that are in no frame yet."""
         self._accepted = deque(message for message in self._accepted if not unwanted(message))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from fuseline.attempt import context_of, decide_failure
 from fuseline.broker.base import Broker
@@ -34,14 +34,17 @@ from fuseline.messages import (
     Notice,
     Outcome,
     RecallNotice,
+    ReportAnswer,
     ReportStatus,
     StepAssignment,
     StepReport,
 )
+from fuseline.observers import Observers
 from fuseline.policies.base import WorkflowPolicy
 from fuseline.progress import Progress
 from fuseline.signals import StopSignals
 from fuseline.states import State
+from fuseline.step import Step
 from fuseline.values import decode_error
 from fuseline.wakeup import Wakeup
 from fuseline.workflow import Workflow
@@ -166,6 +169,7 @@ class ProcessEngine:
     def _start(self) -> None:
         try:
             for lane in self._lanes:
+                lane.executor.presence = self._broker.presence_path
                 lane.start()
         except BaseException:
             self.close()
@@ -209,8 +213,7 @@ class ProcessEngine:
             reports = lane.executor.poll()
         finally:
             signals.interrupts = False
-        for report in reports:
-            self._settle(lane, report)
+        self._settle(lane, reports)
         self._heed(lane, broker.keep_alive(lane.worker_id))
         free = 0 if drains else lane.executor.free_slots()
         if free:
@@ -262,46 +265,65 @@ class ProcessEngine:
                 context = RunContext(workflow_id=notice.workflow_id, instance_id=notice.instance_id)
                 lane.workflows[notice.workflow_id].observers.run_finished(context, notice.state)
 
-    def _settle(self, lane: Lane, report: AttemptReport) -> None:
-        """Tell the broker how an attempt ended, and the observers what the broker made of it."""
+    def _settle(self, lane: Lane, reports: Sequence[AttemptReport]) -> None:
+        """Tell the broker how attempts ended, and the observers what the broker made of them."""
+        ends = [end for report in reports if (end := self._judge(lane, report)) is not None]
+        if not ends:
+            return
+        answers = self._broker.report_steps(lane.worker_id, [end.report for end in ends])
+        for end, answer in zip(ends, answers, strict=True):
+            self._tell_start(lane, end.assignment.token)
+            self._tell_end(end, answer)
+
+    def _judge(self, lane: Lane, report: AttemptReport) -> _End | None:
+        """Return what the end of an attempt means for its step; None if nobody knows of that attempt."""
         assignment = lane.running.pop(report.token, None)
         if assignment is None:
             _log.warning("%r reports on assignment %d, which it does not have", lane.executor, report.token)
-            return
+            return None
         served = lane.workflows[assignment.workflow_id]
         step, policies = served.hosted[assignment.step_name]
         state, error = _judge(assignment, report)
         if state is State.READY:
-            lane.untold.pop(report.token, None)
-        else:
-            self._tell_start(lane, report.token)
+            lane.untold.pop(report.token, None)  # it never started
         decision, decided_by = report.decision, report.decided_by
         if error is not None and decision is None:  # its process is gone, so nobody has asked the policies yet
             decision, decided_by = decide_failure(
                 step, policies, error, assignment.payload, workflow_id=assignment.workflow_id
             )
-        answer = self._broker.report_step(
-            lane.worker_id,
-            StepReport(
-                workflow_id=assignment.workflow_id,
-                instance_id=assignment.instance_id,
-                step_name=assignment.step_name,
-                state=state,
-                result=report.result,
-                error=report.error if error is not None else None,
-                token=report.token,
-                decision=decision,
-                decided_by=decided_by,
-            ),
+        said = StepReport(
+            workflow_id=assignment.workflow_id,
+            instance_id=assignment.instance_id,
+            step_name=assignment.step_name,
+            state=state,
+            result=report.result,
+            error=report.error if error is not None else None,
+            token=report.token,
+            decision=decision,
+            decided_by=decided_by,
         )
+        return _End(said, assignment, step, served.observers, error)
+
+    def _tell_end(self, end: _End, answer: ReportAnswer) -> None:
         if answer.status is not ReportStatus.ACCEPTED:
-            _log.info("%s report of step %r of run %s", answer.status, step.name, assignment.instance_id)
+            _log.info("%s report of step %r of run %s", answer.status, end.step.name, end.report.instance_id)
             return
         assert answer.step_state is not None
-        step.state, step.error = answer.step_state, error
-        if served.observers.heed_end(answer, error):
+        end.step.state, end.step.error = answer.step_state, end.error
+        if end.observers.heed_end(answer, end.error):
+            assignment = end.assignment
             context = context_of(assignment.step_name, assignment.payload, assignment.workflow_id)
-            served.observers.step_ended(context, step, answer, error, report.result)
+            end.observers.step_ended(context, end.step, answer, end.error, end.report.result)
+
+
+class _End(NamedTuple):
+    """What an engine knows of the end of an attempt."""
+
+    report: StepReport
+    assignment: StepAssignment
+    step: Step
+    observers: Observers
+    error: BaseException | None
 
 
 def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, BaseException | None]:

@@ -25,16 +25,21 @@ Each message has three parts: what happened, to whom, what to do. The parts are 
     │   ├── RunNotFinished (RuntimeError)
     │   └── UnknownRunError (KeyError)
     ├── UnknownWorkerError (KeyError)
+    ├── BrokerError (ConnectionError)     a broker process that cannot be talked to
+    ├── StoreError (OSError)              a store that cannot be used
+    │   ├── StoreInUse
+    │   └── StoreDamaged
     └── IllegalMove (RuntimeError)        a bug in fuseline, with the step's history
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "BrokerError",
     "CycleError",
     "DuplicateStepError",
     "FuselineError",
@@ -51,6 +56,9 @@ __all__ = [
     "StepError",
     "StepLost",
     "StepTimedOut",
+    "StoreDamaged",
+    "StoreError",
+    "StoreInUse",
     "UnboundParameterError",
     "UnknownExecutorError",
     "UnknownInputError",
@@ -62,7 +70,8 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[FuselineError], args: tuple[Any, ...], fields: dict[str, Any]) -> FuselineError:
+def rebuild(cls: type[FuselineError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> FuselineError:
+    """Return an error as it was, without a call of its ``__init__``."""
     error = cls.__new__(cls)
     error.args = args
     error.__dict__.update(fields)
@@ -74,7 +83,7 @@ class FuselineError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception rebuilds itself from its args, which does not fit an __init__ that takes fields.
-        return _rebuild, (type(self), self.args, dict(self.__dict__))
+        return rebuild, (type(self), self.args, dict(self.__dict__))
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message.
@@ -416,6 +425,44 @@ class UnknownWorkerError(FuselineError, KeyError):
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
         super().__init__(f"no worker has the id {worker_id!r}. Call register_worker() first and use what it returns.")
+
+
+# -- broker processes and stores --------------------------------------------------------------------------------------
+
+
+class BrokerError(FuselineError, ConnectionError):
+    """A broker process cannot be started, refuses this program, or does not answer."""
+
+
+class StoreError(FuselineError, OSError):
+    """The file of a store cannot be used as one. It was not changed."""
+
+
+class StoreInUse(StoreError):
+    """Another process has the store open.
+
+    Attributes:
+        path: the file.
+        pid: the process; None if it did not say.
+    """
+
+    def __init__(self, path: object, pid: int | None) -> None:
+        self.path = str(path)
+        self.pid = pid
+        owner = "another process" if pid is None else f"process {pid}"
+        super().__init__(f"the store {path} is in use by {owner}. Connect to that broker, or end it first.")
+
+
+class StoreDamaged(StoreError):
+    """The file of a store is no longer whole.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: object, what: str) -> None:
+        self.path = str(path)
+        super().__init__(f"the store {path} is damaged: {what}. Put back a copy of it, or move it away and start anew.")
 
 
 class IllegalMove(FuselineError, RuntimeError):

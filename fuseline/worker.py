@@ -22,6 +22,7 @@ import sys
 import time
 from multiprocessing import process
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -30,12 +31,14 @@ from fuseline.attempt import Hosted, SharedDict, StepHost, build_shared_dict
 from fuseline.channel import Channel, EncodingError, Incoming, ProtocolError, incoming
 from fuseline.errors import NotPicklableError
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
+from fuseline.presence import Presence
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.values import encode_error
 
 __all__ = [
     "FROM_CHILD",
+    "PRESENCE",
     "Close",
     "FromChild",
     "Heard",
@@ -49,6 +52,9 @@ __all__ = [
     "stops_run",
 ]
 
+
+#: Name of the variable that tells a child where to show that it is alive.
+PRESENCE = "FUSELINE_PRESENCE"
 
 # -- what is said besides assignments and reports ---------------------------------------------------------------------
 
@@ -115,12 +121,17 @@ FROM_CHILD: Incoming[FromChild] = incoming(FromChild)
 def child_main(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
     """Serve assignments until told to close. The target of a child process."""
     _detach(program)
+    path = os.environ.pop(PRESENCE, None)
+    presence = None if path is None else Presence(Path(path))
     try:
         _Server(connection, stamp, tickets).serve()
     except OSError as error:
         if error.errno == errno.EBADF:  # a step has closed what was not its own: nobody is left to tell
             os._exit(1)
         raise
+    finally:
+        if presence is not None:
+            presence.leave()
 
 
 def _detach(program: int) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(fuseline.__file__).parent
 
 #: Each line may import from itself and the lines above it.
 LAYERS = [
-    {"errors", "states", "graph"},
+    {"errors", "states", "graph", "faults", "presence"},
     {"values"},
     {"messages", "records", "schema", "context", "wakeup", "channel"},
     {"binding", "policies"},

@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -91,6 +92,12 @@ class Waitable(Protocol):
 class Broker(ABC):
     """Owns runs. All methods may be called from any thread, and none blocks unless it takes a timeout."""
 
+    @property
+    def presence_path(self) -> Path | None:
+        """The file in which each process that runs steps for this program has to show that it is alive (``Presence``);
+        None if nobody needs to know."""
+        return None
+
     # -- dispatching --------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -154,6 +161,10 @@ class Broker(ABC):
             WorkflowError: the report's state is not one that an assignment can end with.
             UnknownWorkerError: there is no such worker.
         """
+
+    def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
+        """Report several assignments, and return the answers in the same order. Raises like the above."""
+        return [self.report_step(worker_id, report) for report in reports]
 
     @abstractmethod
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:

@@ -20,6 +20,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from fuseline.attempt import Hosted
@@ -50,6 +51,10 @@ class Executor(ABC):
     pickles: ClassVar[bool] = False
     #: Whether ``poll`` itself runs steps, in the thread that calls it.
     runs_in_caller: ClassVar[bool] = False
+
+    #: The file in which each process that runs steps has to show that it is alive (``fuseline.presence``); set before
+    #: ``start``. An executor without processes of its own need not care.
+    presence: Path | None = None
 
     def __init__(self, processes: int | None = None) -> None:
         self.processes = check_processes(processes)

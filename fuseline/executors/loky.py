@@ -21,6 +21,7 @@ import selectors
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from fuseline.attempt import Hosted
 from fuseline.errors import StepLost
@@ -32,6 +33,7 @@ from fuseline.executors.verdict import killed
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes import guardian
 from fuseline.values import encode_error
+from fuseline.worker import PRESENCE
 
 __all__ = ["LokyExecutor"]
 
@@ -81,11 +83,14 @@ class LokyExecutor(Executor):
         with ExitStack() as undo:
             selector = undo.enter_context(selectors.DefaultSelector())
             guardian.acquire()
+            undo.callback(guardian.release)
+            if self.presence is not None:
+                guardian.show(self.presence)
             undo.pop_all()
         self._desk = Desk(
             selector=selector,
             pickles=pickles,
-            environment=_thread_caps(self.processes),
+            environment={**_thread_caps(self.processes), **_presence(self.presence)},
             grace=self._grace,
             reports=self._reports,
         )
@@ -274,6 +279,10 @@ class LokyExecutor(Executor):
         desk.selector.close()
         self._desk = None
         self._slots = []
+
+
+def _presence(path: Path | None) -> dict[str, str]:
+    return {} if path is None else {PRESENCE: str(path)}
 
 
 def _thread_caps(processes: int) -> dict[str, str]:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["acquire", "forget", "in_lasting_thread", "release", "watch"]
+__all__ = ["acquire", "forget", "in_lasting_thread", "release", "show", "watch"]
 
 T = TypeVar("T")
 
@@ -79,6 +79,11 @@ def in_lasting_thread(call: Callable[[], T]) -> T:
 def watch(leader: int) -> None:
     """Have the group that ``leader`` will lead killed when this program ends."""
     _tell(b"+%d\n" % leader)
+
+
+def show(path: Path) -> None:
+    """Have the guardian hold this file, too, until it has killed what it watches (see ``fuseline.presence``)."""
+    _tell(b"=%b\n" % os.fsencode(path))
 
 
 def forget(leader: int) -> None:

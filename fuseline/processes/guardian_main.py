@@ -1,10 +1,11 @@
 """The guardian process: learns the process groups of a program's children, and kills them when the program is gone.
 
 Run by path with ``python -I -S``, so that it starts in milliseconds and stays small; imports nothing of fuseline. Reads
-lines ``+PID`` and ``-PID`` from its standard input. The end of that input means that the program has ended, however it
-did: the kernel closes the pipe even after SIGKILL.
+lines ``+PID``, ``-PID`` and ``=FILE`` from its standard input. The end of that input means that the program has ended,
+however it did: the kernel closes the pipe even after SIGKILL.
 """
 
+import fcntl
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ def main() -> None:
     for line in sys.stdin.buffer:
         if line.startswith(b"+"):
             groups.add(int(line[1:]))
+        elif line.startswith(b"="):
+            fcntl.flock(os.open(line[1:-1], os.O_RDWR), fcntl.LOCK_SH)  # until this process ends
         else:
             groups.discard(int(line[1:]))
     for leader in groups:

@@ -155,6 +155,11 @@ class Scheduler:
         """Return the live tokens of a worker, in the order they were given out."""
         return tuple(self._worker(worker_id).held)
 
+    def assigned(self, token: int) -> tuple[Run, int]:
+        """Return the run and the step that a live token stands for."""
+        _, run, step = self._live[token]
+        return run, step
+
     # -- the one way in -----------------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Command]:

@@ -1,0 +1,121 @@
+"""The door of a broker process: a socket that other programs of the same user find, and nobody else may enter.
+
+The socket is in a directory of mode 0700, beside a key, a random text in a file of mode 0600. Who connects is asked for
+the key, and the kernel for the user behind the connection. Whoever says nothing delays nobody: a link that has not said
+the key in time is closed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import shutil
+import socket
+import stat
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+from fuseline.errors import BrokerError
+
+__all__ = ["Door", "knock", "runtime_folder"]
+
+#: Connections that may wait to be accepted.
+_BACKLOG = 128
+
+
+class Door:
+    """Where programs come in.
+
+    Args:
+        folder: of the socket and the key; made anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._key = secrets.token_hex(32)
+        folder.mkdir(mode=0o700)
+        try:
+            key_fd = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(key_fd, "w") as file:
+                file.write(self._key)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.bind(str(folder / "socket"))
+            self._socket.listen(_BACKLOG)
+            self._socket.setblocking(False)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def accept(self) -> socket.socket | None:
+        """Return the next connection, which has not shown a key yet; None if there is none, or of another user."""
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:  # gone again, or no descriptor left
+            return None
+        if _user_of(connection) not in (None, os.getuid()):
+            connection.close()
+            return None
+        return connection
+
+    def fits(self, key: str) -> bool:
+        """Return whether it is the key, in a time that does not tell how much of it is right."""
+        return hmac.compare_digest(key.encode("utf-8", "replace"), self._key.encode())
+
+    def close(self) -> None:
+        """Let nobody in any more, and remove the folder."""
+        self._socket.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def knock(folder: Path) -> tuple[socket.socket, str]:
+    """Return a connection to the broker behind this door, and the key to show.
+
+    Raises:
+        OSError: there is none.
+    """
+    key = (folder / "key").read_text()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(str(folder / "socket"))
+    except BaseException:
+        connection.close()
+        raise
+    return connection, key
+
+
+def runtime_folder() -> Path:
+    """Return the directory of this user's sockets, which nobody else can look into; it is made if there is none.
+
+    Raises:
+        BrokerError: somebody else has made it, or others can look into it.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if base and os.path.isdir(base) and os.stat(base).st_uid == os.getuid():
+        folder = Path(base, "fuseline")
+    else:
+        folder = Path(tempfile.gettempdir(), f"fuseline-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise BrokerError(f"no directory for sockets can be made: {error}. Set XDG_RUNTIME_DIR to another.") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise BrokerError(
+            f"{folder} cannot hold the sockets of this user: others can reach it. Remove it, or set XDG_RUNTIME_DIR."
+        )
+    return folder
+
+
+def _user_of(connection: socket.socket) -> int | None:
+    """Return the user at the other end, or None where the system does not say."""
+    if sys.platform == "linux":
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        user: int = struct.unpack("3i", credentials)[1]
+        return user
+    return None

@@ -1,0 +1,140 @@
+"""A link: one connection between a broker process and a program, as each of the two sees it."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from fuseline.broker.wire import FROM_BROKER, TO_BROKER, FromBroker, Happened, Hello, News, Refused, ToBroker, Welcome
+from fuseline.channel import Channel, ProtocolError
+from fuseline.errors import BrokerError
+
+__all__ = ["ClientLink", "LinkLost", "ServerLink"]
+
+#: Longest frame from somebody who has not shown the key, in bytes.
+_STRANGER_LIMIT = 1 << 12
+#: Longest frame from anybody else: the largest value fits.
+_LIMIT = 5 << 30
+
+R = TypeVar("R", bound=FromBroker)
+
+
+class LinkLost(Exception):
+    """The other end is gone, or what came from it was no message."""
+
+
+class ServerLink:
+    """The broker's end. It never blocks; what it is told to say goes with ``flush``."""
+
+    def __init__(self, connection: socket.socket, enter_by: float) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self.channel: Channel[ToBroker, FromBroker] = Channel(connection.fileno(), TO_BROKER, _STRANGER_LIMIT)
+        self.enter_by: float | None = enter_by  #: when the key must have come, in monotonic seconds; None if it has
+        self.worker_id: str | None = None
+        self.watches = False
+        self.watched: str | None = None  #: the run it watches; None for all
+        self.has_news = False  #: whether to tell the worker of it
+        self.events = 0  #: what the selector waits for
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def let_in(self) -> None:
+        """Take the other end for a program of this user."""
+        self.enter_by = None
+        self.channel.limit = _LIMIT
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class ClientLink:
+    """The program's end. Requests block until they are answered, and may come from any thread.
+
+    Args:
+        connection: it is closed with the link.
+        key: None for a link that the broker has made itself.
+        on_push: called with what comes unasked, in the thread that happens to read it.
+
+    Raises:
+        LinkLost: the broker does not let it in.
+    """
+
+    def __init__(
+        self, connection: socket.socket, key: str | None, on_push: Callable[[News | Happened], None] | None = None
+    ) -> None:
+        self._connection = connection
+        self._channel: Channel[FromBroker, ToBroker] = Channel(connection.fileno(), FROM_BROKER, _LIMIT)
+        self._on_push = on_push
+        self._lock = threading.Lock()
+        self._answers: list[FromBroker] = []
+        try:
+            self.welcome = self.call(Hello(key or ""), Welcome)
+        except BaseException:
+            connection.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def call(self, request: ToBroker, kind: type[R]) -> R:
+        """Send a request and return its reply.
+
+        Raises:
+            FuselineError: the broker refuses.
+            LinkLost: the link ended before the reply came.
+        """
+        with self._lock:
+            self._check_open()
+            self._channel.send(request)
+            while not self._answers:
+                self._read()
+            answer = self._answers.pop(0)
+        if isinstance(answer, Refused):
+            raise answer.error()
+        if not isinstance(answer, kind):
+            raise BrokerError(f"the broker answers {type(request).__name__} with {answer!r:.200}.")
+        return answer
+
+    def take_pushed(self) -> None:
+        """Read what has come unasked, if there is something. Does not block.
+
+        Raises:
+            LinkLost: the link has ended.
+        """
+        with self._lock:
+            self._check_open()
+            if select.select([self._connection], [], [], 0)[0]:
+                self._read()
+
+    def _read(self) -> None:
+        """Wait for something, and take it in."""
+        try:
+            messages = list(self._channel.receive())
+        except (ProtocolError, OSError, ValueError) as error:
+            raise LinkLost(str(error)) from error
+        for message in messages:
+            if isinstance(message, News | Happened):
+                if self._on_push is not None:
+                    self._on_push(message)
+            else:
+                self._answers.append(message)
+        if self._channel.has_ended and not messages:
+            raise LinkLost("the broker has closed the link")
+
+    def close(self) -> None:
+        """Close the link; who waits on it in another thread gets ``LinkLost``. May be called twice."""
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        with self._lock:  # nobody reads or writes any more: the number of the descriptor may be used again
+            self._connection.close()
+
+    def _check_open(self) -> None:
+        if self._connection.fileno() < 0:
+            raise LinkLost("the link is closed")

@@ -1,0 +1,368 @@
+"""LocalBroker: a broker in a process of its own, which any number of programs of this user share.
+
+::
+
+    this program ── main link ──────▶ broker process ── store
+                 ── a link per worker ─▶
+                 ── a link per watcher ▶
+
+The first program that wants a broker starts its process, the others join it. If the process ends, whoever needs it next
+starts it again: what is in the store is still there, and what this program's workers run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from fuseline.broker.base import Broker, EventStream, Waitable, check_schema, encode_inputs
+from fuseline.broker.door import knock
+from fuseline.broker.info import run_info, run_result
+from fuseline.broker.link import ClientLink, LinkLost
+from fuseline.broker.local_stream import LocalStream
+from fuseline.broker.local_worker import LocalWorker, OnPush
+from fuseline.broker.store import Durability
+from fuseline.broker.store_file import read_owner
+from fuseline.broker.wire import (
+    Cancel,
+    Dispatch,
+    Done,
+    Forget,
+    FromBroker,
+    GetRun,
+    GetStory,
+    Hello,
+    Know,
+    Leave,
+    ListRuns,
+    Runs,
+    Story,
+    ToBroker,
+    Welcome,
+)
+from fuseline.errors import BrokerError, StoreInUse, UnknownWorkerError
+from fuseline.messages import Notice, ReportAnswer, RunInfo, StepAssignment, StepReport
+from fuseline.presence import Presence
+from fuseline.records import Move, RunRecord
+from fuseline.schema import WorkflowSchema
+from fuseline.states import State
+from fuseline.values import Value
+
+__all__ = ["LocalBroker"]
+
+#: Seconds in which a broker process must be there, started or found.
+_PATIENCE = 20.0
+#: Seconds between two tries to reach one that is starting or ending.
+_PAUSE = 0.02
+#: Runs in one message of ``dispatch_many``.
+_AT_ONCE = 1000
+
+R = TypeVar("R", bound=FromBroker)
+
+
+class LocalBroker(Broker):
+    """A broker process on this machine, started or joined.
+
+    Use it as a context manager, or ``close`` it. The process ends when the last program has left it.
+
+    Args:
+        path: the store, a file that makes runs survive everything; programs that name the same one share a broker.
+            Without it, runs are kept in the process alone, and only this program knows of it.
+        durability: ``"power"``: what was acknowledged survives a power cut; ``"process"``: it survives the end of any
+            process. Of the program that starts the process.
+
+    Raises:
+        StoreError: the store cannot be used; the error says why.
+        BrokerError: the process cannot be started or reached.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, durability: Durability = "power") -> None:
+        self.path = None if path is None else Path(path).expanduser().absolute()
+        self._durability = durability
+        self._lock = threading.RLock()
+        self._told: set[tuple[str, str]] = set()  #: workflows that the main link knows
+        self._workers: dict[str, LocalWorker] = {}
+        self._numbers = itertools.count(1)
+        self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
+        self._presence: Presence | None = None
+        self._closed = False
+        self._main = self._join()
+
+    # -- the process --------------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The process of the broker, as far as this program knows."""
+        return self._main.welcome.pid
+
+    @property
+    def presence_path(self) -> Path:
+        with self._lock:
+            if self._presence is None:
+                self._presence = Presence(Path(self._main.welcome.presence) / self._name)
+            return self._presence.path
+
+    def _join(self) -> ClientLink:
+        """Return a link to the broker process, which is started if there is none."""
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            if (link := self._find()) is not None:
+                return link
+            try:
+                return self._start()
+            except StoreInUse:  # somebody else was faster, or is just ending
+                if time.monotonic() >= give_up:
+                    raise
+            except LinkLost as error:
+                raise BrokerError(f"the broker process ended at once: {error}. See what it printed.") from error
+            time.sleep(_PAUSE)
+
+    def _find(self, on_push: OnPush | None = None) -> ClientLink | None:
+        """Return a link to the broker process that is there, if there is one."""
+        if self.path is None:
+            door = self._main.welcome.door if hasattr(self, "_main") else ""
+        else:
+            _, door = read_owner(self.path)
+        if not door:
+            return None
+        try:
+            return ClientLink(*knock(Path(door)), on_push)
+        except (OSError, LinkLost):
+            return None
+
+    def _start(self) -> ClientLink:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", "-m", "fuseline.broker.server_main"]
+            command += [str(theirs.fileno()), "" if self.path is None else str(self.path), self._durability]
+            try:
+                subprocess.run(
+                    command, pass_fds=[theirs.fileno()], check=False, stdin=subprocess.DEVNULL, env=_environment()
+                )
+            except OSError as error:
+                ours.close()
+                raise BrokerError(f"the system refuses a process for the broker: {error}.") from error
+        return ClientLink(ours, None)
+
+    def _extra_link(self, on_push: OnPush) -> ClientLink:
+        """Return another link to the broker, which is started again if it has gone.
+
+        Raises:
+            BrokerError: there is none, and nothing to start one with.
+        """
+        give_up = time.monotonic() + _PATIENCE
+        while (link := self._find(on_push)) is None:
+            if time.monotonic() >= give_up:
+                raise BrokerError("the broker process cannot be reached any more. See what it prints.")
+            self._call(Hello(""), Welcome)  # so that there is one
+        return link
+
+    def _call(self, request: ToBroker, kind: type[R]) -> R:
+        """Send a request over the main link, over a new one if that has gone, and return its reply."""
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            with self._lock:
+                self._check_open()
+                link = self._main
+            try:
+                return link.call(request, kind)
+            except LinkLost as error:
+                if time.monotonic() >= give_up:
+                    raise BrokerError("the broker process ends again and again. See what it prints.") from error
+                self._replace(link)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerError("this LocalBroker is closed. Make another one.")
+
+    def _replace(self, lost: ClientLink) -> None:
+        with self._lock:
+            self._check_open()
+            if self._main is not lost:
+                return  # another thread was faster
+            if self.path is None:
+                raise BrokerError("the broker process has ended, and its runs with it. Give it a path to keep them.")
+            lost.close()
+            self._told.clear()
+            self._main = self._join()
+
+    def close(self) -> None:
+        """Leave the broker. If this was the last program, blocks until its store is closed. May be called twice."""
+        with self._lock:
+            if self._closed:
+                return
+            for worker_id in list(self._workers):
+                with contextlib.suppress(Exception):
+                    self.unregister_worker(worker_id)
+            self._closed = True
+        with contextlib.suppress(LinkLost):
+            self._main.call(Leave(), Done)
+        self._main.close()
+        if self._presence is not None:
+            self._presence.path.unlink(missing_ok=True)
+            self._presence.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- dispatching --------------------------------------------------------------------------------------------------
+
+    def dispatch_workflow(self, schema: WorkflowSchema, inputs: Mapping[str, Any] | None = None) -> str:
+        [instance_id] = self.dispatch_many(schema, [inputs])
+        return instance_id
+
+    def dispatch_many(self, schema: WorkflowSchema, inputs: Iterable[Mapping[str, Any] | None]) -> list[str]:
+        check_schema(schema)
+        ids: list[str] = []
+        batch: list[tuple[str, dict[str, Value]]] = []
+        try:
+            for each in inputs:
+                batch.append((uuid.uuid4().hex[:16], encode_inputs(each)))
+                if len(batch) == _AT_ONCE:
+                    ids += self._dispatch(schema, batch)
+                    batch = []
+        finally:  # after an error, too: the runs before it stay
+            ids += self._dispatch(schema, batch)
+        return ids
+
+    def _dispatch(self, schema: WorkflowSchema, runs: list[tuple[str, dict[str, Value]]]) -> list[str]:
+        """Send runs, after the schema. The ids are ours, so that a second sending is known as one."""
+        if not runs:
+            return []
+        while True:
+            link = self._main
+            if (identity := (schema.workflow_id, schema.fingerprint)) not in self._told:
+                self._call(Know(schema.to_json()), Done)
+                self._told.add(identity)
+                continue
+            try:
+                link.call(Dispatch(*identity, runs), Done)
+            except LinkLost:
+                self._replace(link)
+            else:
+                return [instance_id for instance_id, _ in runs]
+
+    # -- working ------------------------------------------------------------------------------------------------------
+
+    def register_worker(self, schemas: Iterable[WorkflowSchema]) -> str:
+        known = tuple(map(check_schema, schemas))
+        with self._lock:
+            self._check_open()
+            worker_id = f"{self.presence_path.name}.{next(self._numbers)}"
+        worker = LocalWorker(self._extra_link, worker_id, known)
+        with self._lock:
+            self._workers[worker_id] = worker
+        return worker_id
+
+    def unregister_worker(self, worker_id: str) -> None:
+        worker = self._worker(worker_id)
+        with self._lock:
+            del self._workers[worker_id]
+        worker.close()
+
+    def get_steps(self, worker_id: str, limit: int) -> Sequence[StepAssignment]:
+        return self._worker(worker_id).get_steps(limit)
+
+    def get_step(self, worker_id: str, timeout: float | None = 0.0) -> StepAssignment | None:
+        worker = self._worker(worker_id)
+        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            for assignment in worker.get_steps(1):
+                return assignment
+            now = time.monotonic()
+            if now >= give_up:
+                return None
+            until = min(give_up, math.inf if worker.next_due is None else worker.next_due)
+            worker.wait(None if until == math.inf else max(0.0, until - now))
+
+    def report_step(self, worker_id: str, report: StepReport) -> ReportAnswer:
+        [answer] = self.report_steps(worker_id, [report])
+        return answer
+
+    def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
+        return self._worker(worker_id).report_steps(reports)
+
+    def keep_alive(self, worker_id: str) -> Sequence[Notice]:
+        return self._worker(worker_id).take_notices()
+
+    def unsettled(self, worker_id: str) -> int:
+        return self._worker(worker_id).unsettled
+
+    def next_due(self, worker_id: str) -> float | None:
+        due = self._worker(worker_id).next_due
+        return None if due is None else max(0.0, due - time.monotonic())
+
+    def news(self, worker_id: str) -> Waitable:
+        return self._worker(worker_id).news
+
+    def _worker(self, worker_id: str) -> LocalWorker:
+        try:
+            return self._workers[worker_id]
+        except KeyError:
+            raise UnknownWorkerError(worker_id) from None
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def get_run(self, instance_id: str) -> RunInfo:
+        return run_info(self._record(instance_id))
+
+    def _record(self, instance_id: str) -> RunRecord:
+        [record] = self._call(GetRun(instance_id), Runs).records
+        return record
+
+    def list_runs(self, *, workflow_id: str | None = None, state: State | None = None) -> list[RunInfo]:
+        return list(map(run_info, self._call(ListRuns(workflow_id, state), Runs).records))
+
+    def story(self, instance_id: str) -> list[Move]:
+        """Return every move of a run and its steps since its dispatch, in their order.
+
+        Raises:
+            UnknownRunError: there is none of this id.
+            BrokerError: the broker has no store.
+        """
+        return self._call(GetStory(instance_id), Story).moves
+
+    def result(self, instance_id: str, timeout: float | None = 0.0) -> Any:
+        record = self._record(instance_id)
+        if not record.state.is_settled and timeout != 0.0:
+            give_up = math.inf if timeout is None else time.monotonic() + timeout
+            with self.events(instance_id) as stream:
+                while (left := give_up - time.monotonic()) > 0:
+                    if stream.next_event(None if left == math.inf else left) is None:
+                        break
+            record = self._record(instance_id)
+        return run_result(record)
+
+    def events(self, instance_id: str | None = None) -> EventStream:
+        return LocalStream(self._extra_link, instance_id)
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def cancel(self, instance_id: str) -> bool:
+        return self._call(Cancel(instance_id), Done).had_effect
+
+    def forget(self, instance_id: str) -> None:
+        self._call(Forget(instance_id), Done)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the process: it finds this very package, wherever this program has found it."""
+    here = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}

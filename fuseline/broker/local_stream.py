@@ -1,0 +1,87 @@
+"""The events of a broker process, as a stream in this program."""
+
+from __future__ import annotations
+
+import math
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+from fuseline.broker.base import EventStream, RunEvent
+from fuseline.broker.link import ClientLink, LinkLost
+from fuseline.broker.local_worker import OnPush
+from fuseline.broker.wire import Done, Happened, News, Watch
+from fuseline.wakeup import Wakeup
+
+__all__ = ["LocalStream"]
+
+
+class LocalStream(EventStream):
+    """Follows a broker process over a link of its own, which is made anew if the process is."""
+
+    def __init__(self, connect: Callable[[OnPush], ClientLink], instance_id: str | None) -> None:
+        self._connect = connect
+        self._instance_id = instance_id
+        self._events: deque[RunEvent] = deque()
+        self._ended = False
+        self._stop = Wakeup()
+        self._link = self._watch()
+
+    def _watch(self) -> ClientLink:
+        while True:
+            link = self._connect(self._on_push)
+            try:
+                self._ended |= not link.call(Watch(self._instance_id), Done).had_effect
+            except LinkLost:
+                link.close()
+                continue
+            except BaseException:
+                link.close()
+                raise
+            return link
+
+    def _on_push(self, message: News | Happened) -> None:
+        assert isinstance(message, Happened)
+        move = message.move
+        self._events.append(
+            RunEvent(
+                instance_id=message.instance_id,
+                step_name=move.step_name,
+                state=move.state,
+                attempt=move.attempt,
+                cause=move.cause,
+                at=move.at,
+            )
+        )
+        if self._instance_id is not None and move.step_name is None and move.state.is_settled:
+            self._ended = True
+
+    def next_event(self, timeout: float | None = None) -> RunEvent | None:
+        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._events and not self._ended:
+            left = give_up - time.monotonic()
+            fds = [self._link.fileno(), self._stop.fileno()]
+            try:
+                readable, _, _ = select.select(fds, [], [], None if left == math.inf else max(0.0, left))
+            except (OSError, ValueError):  # closed meanwhile, by another thread
+                break
+            if not readable:
+                return None
+            if self._link.fileno() in readable:
+                self._take()
+        return self._events.popleft() if self._events else None
+
+    def _take(self) -> None:
+        try:
+            self._link.take_pushed()
+        except LinkLost:
+            self._link.close()
+            if not self._ended:
+                self._link = self._watch()
+
+    def close(self) -> None:
+        self._ended = True
+        self._stop.set()
+        self._link.close()
+        self._stop.close()

@@ -1,0 +1,362 @@
+"""The broker process: the scheduling core between links, a clock and a store.
+
+::
+
+    ┌─▶ wait for links, time, signals
+    │     read what has come, at most 256 messages and 2 ms of it
+    │     let the core handle each; note what changed, and what to tell to whom
+    │     commit what changed, in one transaction
+    └──── tell it
+
+Nobody is told what is not committed. If it cannot be committed, all who wait get the reason and the process ends; what
+the store has is what has happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fuseline.broker.door import Door
+from fuseline.broker.housing import Housing
+from fuseline.broker.link import ServerLink
+from fuseline.broker.store import Store
+from fuseline.broker.wire import (
+    PROTOCOL,
+    Answers,
+    Cancel,
+    Dispatch,
+    Done,
+    Forget,
+    FromBroker,
+    GetRun,
+    GetSteps,
+    GetStory,
+    Happened,
+    Hello,
+    Know,
+    Leave,
+    ListRuns,
+    News,
+    Refused,
+    Register,
+    Registered,
+    ReportSteps,
+    Runs,
+    Steps,
+    Story,
+    ToBroker,
+    Unregister,
+    Watch,
+    Welcome,
+)
+from fuseline.channel import ProtocolError
+from fuseline.errors import BrokerError, FuselineError, StoreError, UnknownWorkerError, WorkflowError
+from fuseline.schema import WorkflowSchema
+from fuseline.wakeup import Wakeup
+
+__all__ = ["Server", "stop_on_signals"]
+
+_log = logging.getLogger("fuseline")
+
+#: Messages, and seconds, that go into one transaction.
+_BATCH = 256
+_GATHERING = 0.002
+#: Seconds in which a link must have shown the key.
+_PATIENCE = 5.0
+#: Links that may be without the key at a time; of more, the oldest is closed.
+_STRANGERS = 64
+#: Seconds between two looks whether a worker that left without a word is gone with all its processes.
+_LOOK = 0.005
+
+
+class Server:
+    """Serves the programs of one user until the last of them has left.
+
+    Args:
+        store: where runs are kept; None keeps them in this process only.
+        door: where programs come in.
+        stays: whether to go on when the last program has left.
+    """
+
+    def __init__(self, store: Store | None, door: Door, *, stays: bool = False) -> None:
+        self._store = store
+        self._door = door
+        self._stays = stays
+        self._housing = Housing(store, door.folder if store is None else store.presence_folder)
+        self._schemas: dict[tuple[str, str], WorkflowSchema] = {}
+        self._selector = selectors.DefaultSelector()
+        self._links: dict[ServerLink, None] = {}
+        self._of_workers: dict[str, ServerLink] = {}
+        self._leaving: list[ServerLink] = []
+        self._had_links = False
+        self._stopped = False
+        self._wakeup = Wakeup()
+        self._handlers: dict[type, Callable[[ServerLink, Any], FromBroker]] = {
+            Hello: self._hello,
+            Know: self._know,
+            Dispatch: self._dispatch,
+            Register: self._register,
+            Unregister: self._unregister,
+            GetSteps: self._get_steps,
+            ReportSteps: self._report_steps,
+            Watch: self._watch,
+            Leave: self._leave,
+            GetRun: lambda link, request: Runs([self._housing.record(request.instance_id)]),
+            ListRuns: lambda link, request: Runs(self._housing.records(request.workflow_id, request.state)),
+            GetStory: lambda link, request: Story(self._housing.story(request.instance_id)),
+            Cancel: lambda link, request: Done(self._housing.cancel(request.instance_id)),
+            Forget: self._forget,
+        }
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask ``serve`` to commit what it has and return. From a signal handler or any thread."""
+        self._stopped = True
+        self._wakeup.set()
+
+    def welcome(self, link: ServerLink) -> None:
+        """Take in a link that needs no key, because this process was started with it."""
+        link.let_in()
+        self._add(link)
+
+    def serve(self) -> None:
+        """Serve until the last program has left, or ``stop``. Blocks.
+
+        Raises:
+            StoreError: something could not be stored. All who wait were told so.
+        """
+        self._selector.register(self._door.fileno(), selectors.EVENT_READ, self._door)
+        self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ, self._wakeup)
+        try:
+            self._housing.recover()
+            while not self._is_done():
+                self._turn()
+            self._bid_farewell()
+        except StoreError as error:
+            for link in self._links:  # what they have asked for has not happened
+                link.channel.replace(Refused.because(error))
+                link.channel.flush()
+            raise
+        finally:
+            for link in list(self._links):
+                self._drop(link)
+            self._selector.close()
+            self._wakeup.close()
+
+    def _is_done(self) -> bool:
+        staying = [link for link in self._links if link not in self._leaving]
+        return self._stopped or (self._had_links and not staying and not self._stays)
+
+    def _turn(self) -> None:
+        ready = self._selector.select(self._wait())
+        gather_until = time.monotonic() + _GATHERING
+        count = 0
+        while ready and count < _BATCH:
+            for key, events in ready:
+                count += self._on_ready(key.data, events)
+            if time.monotonic() >= gather_until:
+                break
+            ready = self._selector.select(0)
+        self._on_time(time.monotonic())
+        self._housing.commit()
+        self._tell()
+
+    def _wait(self) -> float | None:
+        """Return for how many seconds nothing has to be done unasked; None for any number."""
+        times = [link.enter_by for link in self._links if link.enter_by is not None]
+        if self._housing.missing:
+            times.append(time.monotonic() + _LOOK)
+        if (due := self._housing.next_due()) is not None:
+            times.append(due)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _on_ready(self, what: ServerLink | Door | Wakeup, events: int) -> int:
+        """Act on a descriptor; return how many messages came from it."""
+        if isinstance(what, Door):
+            if (connection := what.accept()) is not None:
+                self._add(ServerLink(connection, time.monotonic() + _PATIENCE))
+            return 0
+        if isinstance(what, Wakeup):
+            what.clear()
+            return _BATCH  # no more for this turn: it is to be the last one
+        if what not in self._links:
+            return 0
+        if events & selectors.EVENT_WRITE:
+            self._flush(what)
+        return self._read(what) if events & selectors.EVENT_READ else 0
+
+    def _on_time(self, now: float) -> None:
+        for link in [link for link in self._links if link.enter_by is not None and now >= link.enter_by]:
+            _log.warning("a program connected and did not show the key in time")
+            self._drop(link)
+        self._housing.on_time(now)
+
+    # -- links --------------------------------------------------------------------------------------------------------
+
+    def _add(self, link: ServerLink) -> None:
+        self._links[link] = None
+        self._had_links = True
+        self._selector.register(link.fileno(), selectors.EVENT_READ, link)
+        link.events = selectors.EVENT_READ
+        strangers = [each for each in self._links if each.enter_by is not None]
+        if len(strangers) > _STRANGERS:
+            self._drop(strangers[0])
+
+    def _drop(self, link: ServerLink) -> None:
+        if link not in self._links:
+            return
+        del self._links[link]
+        self._selector.unregister(link.fileno())
+        link.close()
+        if link in self._leaving:
+            self._leaving.remove(link)
+        if link.worker_id is not None and self._of_workers.get(link.worker_id) is link:
+            del self._of_workers[link.worker_id]
+            self._housing.missing[link.worker_id] = None
+
+    def _read(self, link: ServerLink) -> int:
+        count = 0
+        try:
+            for message in link.channel.receive():
+                count += 1
+                self._heed(link, message)
+        except ProtocolError as error:
+            _log.warning("a link is closed, because what came over it is no message: %s", error)
+            self._drop(link)
+        else:
+            if link.channel.has_ended:
+                self._drop(link)
+        return count
+
+    def _heed(self, link: ServerLink, message: ToBroker) -> None:
+        if link.enter_by is not None:
+            if not isinstance(message, Hello) or not self._door.fits(message.key):
+                _log.warning("a program connected with a wrong key")
+                raise ProtocolError("it is not the key")
+            link.let_in()
+        try:
+            answer = self._handlers[type(message)](link, message)
+        except StoreError:
+            raise
+        except FuselineError as error:
+            answer = Refused.because(error)
+        link.channel.put(answer)
+
+    def _hello(self, link: ServerLink, hello: Hello) -> FromBroker:
+        if hello.protocol != PROTOCOL:
+            raise BrokerError("the broker that runs is of another version of fuseline. End all programs that use it.")
+        return Welcome(os.getpid(), str(self._door.folder), str(self._housing.presence_folder))
+
+    def _flush(self, link: ServerLink) -> None:
+        is_done = link.channel.flush()
+        events = selectors.EVENT_READ | (0 if is_done else selectors.EVENT_WRITE)
+        if events != link.events:
+            link.events = events
+            self._selector.modify(link.fileno(), events, link)
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        housing = self._housing
+        for worker_id in housing.stirred:
+            if (link := self._of_workers.get(worker_id)) is not None:
+                notices = housing.notices.pop(worker_id, [])
+                link.channel.put(News(notices, housing.unsettled(worker_id), housing.next_due()))
+        housing.stirred.clear()
+        for link in list(self._links):
+            if link.watches:
+                for instance_id, move in housing.happened:
+                    if link.watched in (None, instance_id):
+                        link.channel.put(Happened(instance_id, move))
+            if link not in self._leaving:
+                self._flush(link)
+        housing.happened.clear()
+        housing.watched = any(link.watches for link in self._links)
+        if not self._is_done():  # else they hear of it when the store is closed
+            for link in list(self._leaving):
+                self._flush(link)
+                self._drop(link)
+
+    def _bid_farewell(self) -> None:
+        """Close the store, and only then let those know who wait for it."""
+        self._housing.commit()
+        self._door.close()
+        if self._store is not None:
+            self._store.close()
+        for link in self._links:
+            link.channel.flush()
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _know(self, link: ServerLink, request: Know) -> FromBroker:
+        schema = WorkflowSchema.from_json(request.schema)
+        self._schemas[schema.workflow_id, schema.fingerprint] = schema
+        return Done()
+
+    def _schema(self, identity: tuple[str, str]) -> WorkflowSchema:
+        try:
+            return self._schemas[identity]
+        except KeyError:
+            raise WorkflowError(f"the broker was not told of workflow {identity[0]!r}.") from None
+
+    def _dispatch(self, link: ServerLink, request: Dispatch) -> FromBroker:
+        schema = self._schema((request.workflow_id, request.fingerprint))
+        for instance_id, inputs in request.runs:
+            self._housing.dispatch(schema, instance_id, inputs)
+        return Done()
+
+    def _register(self, link: ServerLink, request: Register) -> FromBroker:
+        schemas = [self._schema(identity) for identity in request.workflows]
+        void = self._housing.register(request.worker_id, schemas, request.held)
+        self._of_workers[request.worker_id] = link
+        link.worker_id = request.worker_id
+        return Registered(void)
+
+    def _unregister(self, link: ServerLink, request: Unregister) -> FromBroker:
+        worker_id, link.worker_id = self._worker(link), None
+        del self._of_workers[worker_id]
+        self._housing.worker_left(worker_id)
+        return Done()
+
+    def _worker(self, link: ServerLink) -> str:
+        if link.worker_id is None or self._of_workers.get(link.worker_id) is not link:
+            raise UnknownWorkerError(link.worker_id or "")
+        return link.worker_id
+
+    def _get_steps(self, link: ServerLink, request: GetSteps) -> FromBroker:
+        worker_id = self._worker(link)
+        assignments = self._housing.get_steps(worker_id, request.limit)
+        return Steps(assignments, self._housing.unsettled(worker_id), self._housing.next_due())
+
+    def _report_steps(self, link: ServerLink, request: ReportSteps) -> FromBroker:
+        worker_id = self._worker(link)
+        answers = [self._housing.report(worker_id, ended.report()) for ended in request.reports]
+        return Answers(answers, self._housing.unsettled(worker_id))
+
+    def _watch(self, link: ServerLink, request: Watch) -> FromBroker:
+        if request.instance_id is not None and self._housing.record(request.instance_id).state.is_settled:
+            return Done(False)
+        link.watches = self._housing.watched = True
+        link.watched = request.instance_id
+        return Done()
+
+    def _forget(self, link: ServerLink, request: Forget) -> FromBroker:
+        self._housing.forget(request.instance_id)
+        return Done()
+
+    def _leave(self, link: ServerLink, request: Leave) -> FromBroker:
+        self._leaving.append(link)
+        return Done()
+
+
+def stop_on_signals(server: Server, numbers: Iterable[signal.Signals]) -> None:
+    """Have the server stop when one of these signals comes."""
+    for number in numbers:
+        signal.signal(number, lambda *_: server.stop())

@@ -1,0 +1,144 @@
+"""The file of a store: whether it may be opened, and by whom.
+
+All of it is looked at before SQLite touches the file, so that a file which is refused stays as it is. The owner is the
+process that holds a lock on ``PATH.lock``; the kernel lets go of it when the process ends, however it does. The lock is
+not on the store itself, because SQLite would lose its own locks when another descriptor of that file is closed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import psutil
+
+from fuseline.errors import StoreDamaged, StoreError, StoreInUse
+
+__all__ = ["APPLICATION_ID", "VERSION", "Ownership", "check_file", "check_version", "file_system", "read_owner"]
+
+#: In the header of a store, so that it is told from the SQLite files of other programs: "FuLi".
+APPLICATION_ID = 0x46754C69
+#: Of the tables.
+VERSION = 1
+
+_MAGIC = b"SQLite format 3\0"
+#: File systems of other machines: their locks and syncs do not promise what SQLite needs.
+_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "9p", "gpfs"}
+
+
+class Ownership:
+    """The right to open a store, until ``release`` or the end of the process.
+
+    Raises:
+        StoreInUse: another process has it.
+        StoreError: the lock cannot be made.
+    """
+
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
+        lock = path.with_name(path.name + ".lock")
+        try:
+            self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"the store {path} cannot be locked: {error}. Choose another place.") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(self._fd)
+            raise StoreInUse(path, read_owner(path)[0]) from None
+        self.announce("")
+
+    def announce(self, door: str) -> None:
+        """Let others know who has the store, and the folder of the door where that process can be reached."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n{door}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another process have the store. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read_owner(path: Path) -> tuple[int | None, str]:
+    """Return the process that has the store, or had it last, and the folder of its door; None and "" if unknown."""
+    try:
+        pid, door, *_ = [*path.with_name(path.name + ".lock").read_text().split("\n"), "", ""]
+    except OSError:
+        return None, ""
+    return int(pid) if pid.isdecimal() else None, door
+
+
+def check_file(path: Path) -> None:
+    """Make sure that there is a store at ``path``, or that one can be made there.
+
+    Raises:
+        StoreError: it is on a network, no store, of a newer version, or cannot be written.
+        StoreDamaged: it is shorter than it says.
+    """
+    kind = file_system(path)
+    if kind in _REMOTE or kind.startswith("fuse.sshfs"):
+        raise StoreError(
+            f"the store {path} is on a network file system ({kind}), which does not keep what SQLite needs to lose "
+            "nothing. Choose a place on a local disk."
+        )
+    try:
+        with open(path, "rb") as file:
+            header = file.read(100)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        _check_folder(path)
+        return
+    except OSError as error:
+        raise StoreError(f"the store {path} cannot be read: {error}. Choose another place.") from error
+    if not os.access(path, os.W_OK):
+        raise StoreError(f"the store {path} is read-only. Make it writable, or choose another place.")
+    _check_folder(path)
+    half_made = path.with_name(path.name + "-journal").exists()  # SQLite will undo that, and then we look again
+    if size and not half_made:
+        _check_header(path, header, size)
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreError(
+            f"the store {path} cannot be made: there is no directory {folder}. Make it, or choose another."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"the store {path} cannot be written: its directory is read-only. Choose another place.")
+
+
+def _check_header(path: Path, header: bytes, size: int) -> None:
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise StoreError(f"{path} is no store of fuseline, but some other file. Choose another place.")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise StoreError(f"{path} is the SQLite file of another program. Choose another place.")
+    check_version(path, int.from_bytes(header[60:64], "big"))
+    page_size = int.from_bytes(header[16:18], "big")
+    page_size = 65536 if page_size == 1 else page_size
+    if page_size * int.from_bytes(header[28:32], "big") > size:
+        raise StoreDamaged(path, "it is shorter than it says")
+
+
+def check_version(path: Path, version: int) -> None:
+    """Refuse a store that a newer fuseline has made.
+
+    Raises:
+        StoreError: it is one.
+    """
+    if version > VERSION:
+        raise StoreError(
+            f"the store {path} was made by a newer fuseline: format {version}, and this one knows {VERSION}. Update it."
+        )
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that ``path`` is on, or will be; empty if nobody knows."""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    for mount in psutil.disk_partitions(all=True):
+        prefix = mount.mountpoint.rstrip("/") + "/"
+        if real.startswith(prefix) and len(prefix) >= len(best):
+            best, kind = prefix, mount.fstype
+    return kind

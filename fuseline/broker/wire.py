@@ -1,0 +1,306 @@
+"""What a broker process and the programs around it say to each other.
+
+::
+
+    program ── Hello(key) ─────────────────▶ broker      the first message of a link; nothing else is heard before it
+    program ◀─ Welcome ───────────────────── broker
+    program ── a request ──────────────────▶ broker
+    program ◀─ its reply, or Refused ─────── broker      one for each request, in their order
+    program ◀─ News, Happened ────────────── broker      at any time, on the link of a worker or of a watcher
+
+A link is one connection. Each worker has one of its own, whose end tells that the worker has gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fuseline import errors
+from fuseline.channel import Incoming, incoming
+from fuseline.messages import FailureDecision, Notice, ReportAnswer, StepAssignment, StepReport
+from fuseline.records import Move, RunRecord
+from fuseline.states import State
+from fuseline.values import ErrorInfo, Value
+
+__all__ = [
+    "FROM_BROKER",
+    "PROTOCOL",
+    "TO_BROKER",
+    "Answers",
+    "Cancel",
+    "Dispatch",
+    "Done",
+    "Ended",
+    "Forget",
+    "FromBroker",
+    "GetRun",
+    "GetSteps",
+    "GetStory",
+    "Happened",
+    "Hello",
+    "Know",
+    "Leave",
+    "ListRuns",
+    "News",
+    "Refused",
+    "Register",
+    "Registered",
+    "ReportSteps",
+    "Runs",
+    "Steps",
+    "Story",
+    "ToBroker",
+    "Unregister",
+    "Watch",
+    "Welcome",
+]
+
+#: Both ends must have the same.
+PROTOCOL = 1
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The base of all."""
+
+
+# -- program to broker ------------------------------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True):
+    """Asks to be let in."""
+
+    key: str
+    protocol: int = PROTOCOL
+
+
+class Know(_Message, frozen=True):
+    """Tells a schema, once per link; later messages name it by its id and fingerprint."""
+
+    schema: str  #: JSON
+
+
+class Dispatch(_Message, frozen=True):
+    """Asks for runs. Runs whose ids are known are there already: the message is one that was sent twice."""
+
+    workflow_id: str
+    fingerprint: str
+    runs: list[tuple[str, dict[str, Value]]]  #: (instance_id, inputs)
+
+
+class Register(_Message, frozen=True):
+    """Makes the link that of a worker, or tells that a worker which the broker may know is still there."""
+
+    worker_id: str
+    workflows: list[tuple[str, str]]  #: (workflow_id, fingerprint)
+    held: list[int]  #: tokens of the assignments that it has
+
+
+class Unregister(_Message, frozen=True):
+    """Says that the worker runs nothing any more."""
+
+
+class GetSteps(_Message, frozen=True):
+    """Asks for assignments."""
+
+    limit: int
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """A ``StepReport`` whose result and error are encoded."""
+
+    workflow_id: str
+    instance_id: str
+    step_name: str
+    state: State
+    result: Value | None
+    error: ErrorInfo | None
+    token: int | None
+    decision: FailureDecision | None
+    decided_by: int | None
+
+    @classmethod
+    def of(cls, report: StepReport) -> Ended:
+        """Return a report that ``encode_report`` has made."""
+        assert report.error is None or isinstance(report.error, ErrorInfo)
+        return cls(
+            report.workflow_id,
+            report.instance_id,
+            report.step_name,
+            report.state,
+            report.result,
+            report.error,
+            report.token,
+            report.decision,
+            report.decided_by,
+        )
+
+    def report(self) -> StepReport:
+        """Return the report."""
+        return StepReport(
+            workflow_id=self.workflow_id,
+            instance_id=self.instance_id,
+            step_name=self.step_name,
+            state=self.state,
+            result=self.result,
+            error=self.error,
+            token=self.token,
+            decision=self.decision,
+            decided_by=self.decided_by,
+        )
+
+
+class ReportSteps(_Message, frozen=True):
+    """Says how assignments have ended."""
+
+    reports: list[Ended]
+
+
+class GetRun(_Message, frozen=True):
+    """Asks how a run stands."""
+
+    instance_id: str
+
+
+class ListRuns(_Message, frozen=True):
+    """Asks how runs stand."""
+
+    workflow_id: str | None
+    state: State | None
+
+
+class GetStory(_Message, frozen=True):
+    """Asks for all moves of a run."""
+
+    instance_id: str
+
+
+class Watch(_Message, frozen=True):
+    """Makes the link that of a watcher, who is told what happens."""
+
+    instance_id: str | None  #: None for all runs
+
+
+class Cancel(_Message, frozen=True):
+    """Asks for the end of a run."""
+
+    instance_id: str
+
+
+class Forget(_Message, frozen=True):
+    """Asks for a run to be dropped."""
+
+    instance_id: str
+
+
+class Leave(_Message, frozen=True):
+    """Says goodbye. The reply comes when the broker has closed its store, if this was the last link."""
+
+
+ToBroker = (
+    Hello
+    | Know
+    | Dispatch
+    | Register
+    | Unregister
+    | GetSteps
+    | ReportSteps
+    | GetRun
+    | ListRuns
+    | GetStory
+    | Watch
+    | Cancel
+    | Forget
+    | Leave
+)
+
+
+# -- broker to program ------------------------------------------------------------------------------------------------
+
+
+class Welcome(_Message, frozen=True):
+    """Lets a link in."""
+
+    pid: int  #: of the broker
+    door: str  #: the folder of its socket
+    presence: str  #: the folder where programs that work for it show that they are alive
+
+
+class Done(_Message, frozen=True):
+    """Answers a request that asks for nothing but to be done."""
+
+    had_effect: bool = True
+
+
+class Registered(_Message, frozen=True):
+    """Answers ``Register``."""
+
+    void: list[int]  #: tokens that the worker holds and that are worth nothing any more
+
+
+class Steps(_Message, frozen=True):
+    """Answers ``GetSteps``."""
+
+    assignments: list[StepAssignment]
+    unsettled: int  #: runs that the worker can serve and that have not ended
+    next_due: float | None  #: when a retry may be ready, in monotonic seconds, the same for all processes
+
+
+class Answers(_Message, frozen=True):
+    """Answers ``ReportSteps``, in its order."""
+
+    answers: list[ReportAnswer]
+    unsettled: int
+
+
+class Runs(_Message, frozen=True):
+    """Answers ``GetRun`` and ``ListRuns``."""
+
+    records: list[RunRecord]
+
+
+class Story(_Message, frozen=True):
+    """Answers ``GetStory``."""
+
+    moves: list[Move]
+
+
+class Refused(_Message, frozen=True):
+    """Answers a request that cannot be granted."""
+
+    kind: str  #: name of a class in ``fuseline.errors``
+    message: str
+    fields: dict[str, Any]
+
+    @classmethod
+    def because(cls, error: errors.FuselineError) -> Refused:
+        """Return an error in a form that travels."""
+        return cls(type(error).__name__, str(error), dict(vars(error)))
+
+    def error(self) -> errors.FuselineError:
+        """Return the error."""
+        kind = getattr(errors, self.kind, errors.BrokerError)
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in self.fields.items()}
+        return errors.rebuild(kind, (self.message,), fields)
+
+
+class News(_Message, frozen=True):
+    """Tells a worker that it is worth asking for steps, and what it should know."""
+
+    notices: list[Notice]
+    unsettled: int
+    next_due: float | None
+
+
+class Happened(_Message, frozen=True):
+    """Tells a watcher of a move."""
+
+    instance_id: str
+    move: Move
+
+
+FromBroker = Welcome | Done | Registered | Steps | Answers | Runs | Story | Refused | News | Happened
+
+TO_BROKER: Incoming[ToBroker] = incoming(ToBroker)
+FROM_BROKER: Incoming[FromBroker] = incoming(FromBroker)

@@ -1,0 +1,357 @@
+"""LocalBroker: a broker process that programs share, whose runs survive whoever ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fuseline import ProcessEngine, RunFailed, Step, Workflow
+from fuseline.attempt import build_shared_dict
+from fuseline.broker.local import LocalBroker
+from fuseline.errors import (
+    BrokerError,
+    RunCancelled,
+    RunNotFinished,
+    StoreError,
+    UnknownInputError,
+    UnknownRunError,
+    UnknownWorkerError,
+    WorkflowChangedError,
+)
+from fuseline.messages import ReportStatus, StepReport
+from fuseline.policies import RetryPolicy
+from fuseline.states import State
+from fuseline.testing import Gate
+from fuseline.testing.gate import HANG
+
+
+class Add(Step):
+    def run_step(self, a: int, b: int = 10) -> int:
+        return a + b
+
+
+class Double(Step):
+    def run_step(self, x: int) -> int:
+        return 2 * x
+
+
+class Fail(Step):
+    def run_step(self) -> None:
+        raise KeyError("no")
+
+
+class Log(Step):
+    """Writes its start and end to a file."""
+
+    def run_step(self, path: str, number: int) -> int:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, f"start {number} {os.getpid()}\n".encode())
+        os.write(fd, f"end {number} {os.getpid()}\n".encode())
+        os.close(fd)
+        return number
+
+
+def adding() -> Workflow:
+    add, double = Add(), Double()
+    add >> double
+    return Workflow(outputs=[double], name="adding")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@pytest.fixture(params=["stored", "unstored"])
+def broker(request: pytest.FixtureRequest, store: Path) -> Iterator[LocalBroker]:
+    with LocalBroker(store if request.param == "stored" else None) as broker:
+        yield broker
+    wait_gone(broker.pid)
+
+
+def wait_gone(pid: int) -> None:
+    try:
+        psutil.Process(pid).wait(HANG)
+    except psutil.NoSuchProcess:
+        pass
+
+
+def work(broker: LocalBroker, *workflows: Workflow, executor: str = "inline") -> None:
+    ProcessEngine(broker, workflows, processes=2, executor=executor).work()
+
+
+# -- from dispatch to result ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", ["inline", "loky"])
+def test_a_run_goes_from_dispatch_to_result(broker: LocalBroker, executor: str) -> None:
+    workflow = adding()
+    runs = broker.dispatch_many(workflow.to_schema(), [{"a": i} for i in range(20)])
+    assert broker.get_run(runs[0]).state is State.PENDING
+    with pytest.raises(RunNotFinished):
+        broker.result(runs[0])
+    work(broker, workflow, executor=executor)
+    assert [broker.result(run) for run in runs] == [2 * (i + 10) for i in range(20)]
+    info = broker.get_run(runs[3])
+    assert (info.state, info.inputs, info.workflow) == (State.SUCCEEDED, {"a": 3}, "adding")
+    assert [step.attempts for step in info.steps.values()] == [1, 1]
+
+
+def test_workflow_run_takes_it(broker: LocalBroker) -> None:
+    assert adding().run({"a": 1}, broker=broker, executor="inline") == 22
+
+
+def test_failures_retries_and_causes_are_as_with_any_broker(broker: LocalBroker) -> None:
+    fail, after = Fail(policies=[RetryPolicy(2)]), Double()
+    fail >> after
+    workflow = Workflow(outputs=[after], name="failing")
+    run = broker.dispatch_workflow(workflow.to_schema())
+    work(broker, workflow)
+    with pytest.raises(RunFailed) as caught:
+        broker.result(run)
+    assert isinstance(caught.value.__cause__, KeyError)
+    steps = broker.get_run(run).steps
+    assert (steps["Fail"].attempts, steps["Fail"].state) == (3, State.FAILED)
+    assert (steps["Double"].state, steps["Double"].cause) == (State.CANCELLED, "step 'Fail' failed")
+
+
+def test_runs_are_listed_cancelled_and_forgotten(broker: LocalBroker) -> None:
+    workflow = adding()
+    one, two = broker.dispatch_many(workflow.to_schema(), [{"a": 1}, {"a": 2}])
+    assert broker.cancel(one)
+    assert not broker.cancel(one)
+    assert [run.state for run in broker.list_runs()] == [State.CANCELLED, State.PENDING]
+    assert [run.instance_id for run in broker.list_runs(state=State.PENDING)] == [two]
+    assert broker.list_runs(workflow_id="other") == []
+    with pytest.raises(RunCancelled):
+        broker.result(one)
+    with pytest.raises(RunNotFinished):
+        broker.forget(two)
+    broker.forget(one)
+    with pytest.raises(UnknownRunError):
+        broker.get_run(one)
+    assert [run.instance_id for run in broker.list_runs()] == [two]
+
+
+def test_bad_input_gets_the_error_that_any_broker_gives(broker: LocalBroker) -> None:
+    schema = adding().to_schema()
+    with pytest.raises(UnknownInputError) as caught:
+        broker.dispatch_many(schema, [{"a": 1}, {"a": 1, "zz": 2}, {"a": 3}])
+    assert caught.value.names == ("zz",)
+    assert len(broker.list_runs()) == 1
+    with pytest.raises(UnknownRunError):
+        broker.result("nobody")
+    with pytest.raises(UnknownWorkerError):
+        broker.get_steps("nobody", 1)
+    other = Workflow(outputs=[Double()], name="adding").to_schema()
+    with pytest.raises(WorkflowChangedError):
+        broker.dispatch_workflow(other, {"x": 1})
+
+
+def test_the_printed_loop_of_a_custom_worker_works(broker: LocalBroker) -> None:
+    workflow = adding()
+    run = broker.dispatch_workflow(workflow.to_schema(), {"a": 1})
+    worker_id = broker.register_worker([workflow.to_schema()])
+    workflow_step_map = workflow.steps
+    while (assignment := broker.get_step(worker_id, timeout=0.2)) is not None:
+        step = workflow_step_map[assignment.step_name]
+        shared = build_shared_dict(assignment.payload)
+        result = workflow._execute_step(step, shared)
+        report = StepReport(
+            workflow_id=assignment.workflow_id,
+            instance_id=assignment.instance_id,
+            step_name=assignment.step_name,
+            state=step.state,
+            result=result,
+        )
+        assert broker.report_step(worker_id, report).status is ReportStatus.ACCEPTED
+        assert broker.report_step(worker_id, report).status is ReportStatus.STALE
+    assert broker.result(run) == 22
+    broker.unregister_worker(worker_id)
+
+
+def test_a_closed_broker_says_so(broker: LocalBroker) -> None:
+    broker.close()
+    broker.close()
+    with pytest.raises(BrokerError, match="is closed"):
+        broker.list_runs()
+
+
+# -- several programs -------------------------------------------------------------------------------------------------
+
+
+def test_programs_that_name_the_same_store_share_a_broker(store: Path) -> None:
+    workflow = adding()
+    with LocalBroker(store) as one, LocalBroker(store) as two:
+        assert one.pid == two.pid
+        run = one.dispatch_workflow(workflow.to_schema(), {"a": 1})
+        work(two, workflow)
+        assert one.result(run, timeout=HANG) == 22
+    wait_gone(one.pid)
+
+
+def test_a_result_can_be_waited_for_and_events_followed(broker: LocalBroker, store: Path) -> None:
+    workflow = adding()
+    run = broker.dispatch_workflow(workflow.to_schema(), {"a": 1})
+    with broker.events(run) as events:
+        thread = threading.Thread(target=work, args=[broker, workflow])
+        thread.start()
+        assert broker.result(run, timeout=HANG) == 22
+        seen = [(event.step_name, event.state.value) for event in events]
+        thread.join(HANG)
+    assert seen == [
+        (None, "RUNNING"),
+        ("Add", "RUNNING"),
+        ("Add", "SUCCEEDED"),
+        ("Double", "READY"),
+        ("Double", "RUNNING"),
+        ("Double", "SUCCEEDED"),
+        (None, "SUCCEEDED"),
+    ]
+    with broker.events(run) as events:
+        assert list(events) == []
+    with pytest.raises(RunNotFinished):
+        broker.result(broker.dispatch_workflow(workflow.to_schema(), {"a": 1}), timeout=0.01)
+
+
+def test_the_story_of_a_run_is_kept(store: Path) -> None:
+    workflow = adding()
+    with LocalBroker(store) as broker:
+        run = broker.dispatch_workflow(workflow.to_schema(), {"a": 1})
+        work(broker, workflow)
+    with LocalBroker(store) as broker:
+        story = [(move.step_name, move.state.value) for move in broker.story(run)]
+        assert story[0] == ("Add", "READY")
+        assert story[-1] == (None, "SUCCEEDED")
+        assert len(story) == 8
+        assert broker.result(run) == 22
+
+
+# -- what ends --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_outlive_the_broker_process(store: Path, tmp_path: Path) -> None:
+    workflow = Workflow(outputs=[Log()], name="log")
+    inputs = [{"path": str(tmp_path / "log"), "number": i} for i in range(300)]
+    with LocalBroker(store) as broker, ProcessEngine(broker, [workflow], processes=2) as engine:
+        runs = broker.dispatch_many(workflow.to_schema(), inputs)
+        thread = threading.Thread(target=engine.work)
+        thread.start()
+        for _ in range(3):
+            broker.list_runs(state=State.PENDING)  # it is there
+            os.kill(broker.pid, signal.SIGKILL)
+        thread.join(HANG)
+        assert not thread.is_alive()
+        assert [broker.result(run) for run in runs] == list(range(300))
+    lines = Counter(line.split()[1] for line in (tmp_path / "log").read_text().splitlines() if line.startswith("start"))
+    assert lines == dict.fromkeys(map(str, range(300)), 1)
+
+
+def test_a_broker_without_a_store_ends_with_its_process() -> None:
+    with LocalBroker() as broker:
+        os.kill(broker.pid, signal.SIGKILL)
+        with pytest.raises(BrokerError, match="Give it a path"):
+            broker.list_runs()
+
+
+WORKER = """
+    import sys
+    from fuseline import ProcessEngine, Step, Workflow
+    from fuseline.broker.local import LocalBroker
+    from fuseline.testing import Gate
+
+    class Hold(Step):
+        def run_step(self, gate):
+            gate.enter()
+            return "held"
+
+    workflow = Workflow(outputs=[Hold()], name="hold")
+    broker = LocalBroker(sys.argv[1])
+    if len(sys.argv) > 2:
+        gate = Gate.__new__(Gate)
+        gate._folder, gate._entered, gate._go = sys.argv[2:5]
+        print(broker.dispatch_workflow(workflow.to_schema(), {"gate": gate}), flush=True)
+    ProcessEngine(broker, [workflow], processes=1).work()
+    broker.close()
+"""
+
+
+def start(tmp_path: Path, *arguments: Any) -> subprocess.Popen[str]:
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    return subprocess.Popen([sys.executable, str(script), *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+def test_the_step_of_a_worker_that_is_killed_goes_to_another(store: Path, tmp_path: Path) -> None:
+    with Gate() as gate, LocalBroker(store) as broker:
+        with start(tmp_path, store, gate._folder, gate._entered, gate._go) as first:
+            assert first.stdout is not None
+            run = first.stdout.readline().strip()
+            gate.wait_entered()
+            children = psutil.Process(first.pid).children(recursive=True)
+            first.kill()
+            first.wait()
+        with start(tmp_path, store) as second:
+            gate.wait_entered()
+            assert not any(child.is_running() and child.status() != "zombie" for child in children)
+            gate.open()
+            assert broker.result(run, timeout=HANG) == "held"
+            assert second.wait(HANG) == 0
+        [step] = broker.get_run(run).steps.values()
+        assert step.attempts == 2
+
+
+# -- stores that cannot be used ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"hello", "is no store of fuseline"),
+        (b"SQLite format 3\0" + bytes(84), "of another program"),
+        (b"x" * 5000, "is no store of fuseline"),
+    ],
+)
+def test_a_file_that_is_no_store_is_refused_and_stays_as_it_is(store: Path, content: bytes, complaint: str) -> None:
+    store.write_bytes(content)
+    with pytest.raises(StoreError, match=complaint):
+        LocalBroker(store)
+    assert store.read_bytes() == content
+
+
+def test_a_store_that_was_cut_is_refused(store: Path) -> None:
+    with LocalBroker(store) as broker:
+        broker.dispatch_workflow(adding().to_schema(), {"a": 1})
+    wait_gone(broker.pid)
+    whole = store.read_bytes()
+    store.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="is damaged"):
+        LocalBroker(store)
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no directory"):
+        LocalBroker(tmp_path / "nowhere" / "runs.db")
+
+
+def test_a_store_of_a_newer_version_is_refused(store: Path) -> None:
+    with LocalBroker(store) as broker:
+        pass
+    wait_gone(broker.pid)
+    data = bytearray(store.read_bytes())
+    data[60:64] = (99).to_bytes(4, "big")
+    store.write_bytes(data)
+    with pytest.raises(StoreError, match="newer fuseline"):
+        LocalBroker(store)
+    assert store.read_bytes() == data
