@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fuseline.broker.base import Broker
+    from fuseline.broker.local import LocalBroker
     from fuseline.broker.memory import MemoryBroker
     from fuseline.context import RunContext, current_run
     from fuseline.engines import ProcessEngine
@@ -35,6 +36,7 @@ __all__ = [
     "Broker",
     "Depends",
     "FuselineError",
+    "LocalBroker",
     "MemoryBroker",
     "ProcessEngine",
     "RunContext",
@@ -59,6 +61,7 @@ _MODULES = {
     "Broker": "broker.base",
     "Depends": "step",
     "FuselineError": "errors",
+    "LocalBroker": "broker.local",
     "MemoryBroker": "broker.memory",
     "ProcessEngine": "engines",
     "RunContext": "context",

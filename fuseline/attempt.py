@@ -19,11 +19,13 @@ from inspect import Parameter
 from typing import Any
 
 from fuseline.context import RunContext, StopNow, entered
+from fuseline.encoding import decode, encode_checked, encode_error
 from fuseline.errors import StepCrashed, StepTimedOut
 from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload
 from fuseline.policies.base import StepPolicy, overrides
 from fuseline.step import Step, signature_of
-from fuseline.values import Value, decode, encode_checked, encode_error
+from fuseline.values import Value
+from fuseline.workplace import Workplace
 
 __all__ = ["Hosted", "SharedDict", "StepHost", "build_shared_dict", "contain", "context_of", "decide_failure"]
 
@@ -52,10 +54,16 @@ def build_shared_dict(payload: Payload) -> SharedDict:
 
 
 class StepHost:
-    """Runs attempts in this process and remembers which steps are set up here."""
+    """Runs attempts in this process and remembers which steps are set up here.
 
-    def __init__(self, *, killed_from_outside: bool = False) -> None:
+    Args:
+        killed_from_outside: whether somebody else sees to timeouts.
+        workplace: where results go that are large; None if nowhere else.
+    """
+
+    def __init__(self, *, killed_from_outside: bool = False, workplace: Workplace | None = None) -> None:
         self._killed_from_outside = killed_from_outside
+        self._workplace = workplace
         self._set_up: dict[Step, None] = {}
         self._plans: dict[Step, _CallPlan] = {}
         self._locks: dict[Step, threading.Lock] = {}
@@ -110,6 +118,8 @@ class StepHost:
                 policy.on_start(step)
             result = plan.call(step, shared)
             value = encode_checked(result, f"the result of step {step.name!r}")
+            if self._workplace is not None:
+                value = self._workplace.keep(value, f"the result of step {step.name!r}")
             for policy in plan.with_on_success:
                 policy.on_success(step, result)
             return result, value

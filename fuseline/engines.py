@@ -4,7 +4,7 @@
 
     broker ── get_steps ─▶ engine ── submit ─▶ executor ── pipe ─▶ child
        ▲                     │ ▲                  │
-       └──── report_step ────┘ └────── poll ──────┘
+       └──── report_steps ───┘ └────── poll ──────┘
 
 One thread, the one that calls ``work()``, does all of it and waits in one place, a selector, for whatever comes first:
 a report, news from the broker, a deadline, a signal.
@@ -18,15 +18,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from fuseline.attempt import context_of, decide_failure
 from fuseline.broker.base import Broker
 from fuseline.broker.memory import MemoryBroker
 from fuseline.context import RunContext, StopNow
+from fuseline.encoding import decode_error
 from fuseline.errors import WorkflowError
 from fuseline.executors.base import Executor, check_processes
-from fuseline.lane import Lane, make_lanes
+from fuseline.lane import End, Lane, make_lanes
 from fuseline.messages import (
     AttemptReport,
     FinishNotice,
@@ -39,13 +40,10 @@ from fuseline.messages import (
     StepAssignment,
     StepReport,
 )
-from fuseline.observers import Observers
 from fuseline.policies.base import WorkflowPolicy
 from fuseline.progress import Progress
 from fuseline.signals import StopSignals
 from fuseline.states import State
-from fuseline.step import Step
-from fuseline.values import decode_error
 from fuseline.wakeup import Wakeup
 from fuseline.workflow import Workflow
 
@@ -169,7 +167,7 @@ class ProcessEngine:
     def _start(self) -> None:
         try:
             for lane in self._lanes:
-                lane.executor.presence = self._broker.presence_path
+                lane.executor.workplace = self._broker.workplace
                 lane.start()
         except BaseException:
             self.close()
@@ -197,8 +195,6 @@ class ProcessEngine:
                     kills = all(lane.executor.kills for lane in self._lanes)
                     more = "the next" if kills else "the third"
                     _log.warning("stopping when the steps that run have ended; %s Ctrl-C or SIGTERM ends them", more)
-                for lane in self._lanes:
-                    lane.executor.recall()
             for lane in self._lanes:
                 self._turn(lane, signals, drains)
             if self._is_done(drains, block):
@@ -210,31 +206,35 @@ class ProcessEngine:
         broker.news(lane.worker_id).clear()
         signals.interrupts = lane.executor.runs_in_caller
         try:
-            reports = lane.executor.poll()
+            reports = lane.poll()
         finally:
             signals.interrupts = False
-        self._settle(lane, reports)
+        ends = [end for report in reports if (end := self._judge(lane, report)) is not None]
+        lane.unanswered.extend(ends)
+        room = 0 if drains else lane.executor.free_slots()
+        answers, assignments = broker.trade(lane.worker_id, [end.report for end in ends], room)
+        for answer in answers:
+            self._tell_end(lane, lane.unanswered.popleft(), answer)
         self._heed(lane, broker.keep_alive(lane.worker_id))
-        free = 0 if drains else lane.executor.free_slots()
-        if free:
-            assignments = broker.get_steps(lane.worker_id, free)
-            handed_out = {assignment.token: assignment for assignment in assignments}
-            lane.running.update(handed_out)
-            lane.untold.update(handed_out)
-            lane.executor.submit(assignments)
+        if drains:
+            lane.refuse(assignments)
+            lane.recall()
+        elif assignments or lane.holds:
+            failing = {end.report.instance_id for end in lane.unanswered if end.report.state is State.FAILED}
+            lane.accept(assignments, failing)
         begun = lane.executor.begun()
         for token in list(lane.untold) if begun is None else begun:
             self._tell_start(lane, token)
 
     def _is_done(self, drains: bool, block: bool) -> bool:
-        if any(lane.running for lane in self._lanes):
+        if any(lane.running or lane.unanswered for lane in self._lanes):
             return False
         return drains or not (block or any(self._broker.unsettled(lane.worker_id) for lane in self._lanes))
 
     def _patience(self, drains: bool) -> float | None:
         """Return how many seconds may pass before something is to be done unasked; None for any number."""
         now = time.monotonic()
-        waits = [when - now for lane in self._lanes if (when := lane.executor.deadline()) is not None]
+        waits = [when - now for lane in self._lanes if (when := lane.deadline()) is not None]
         # Where nothing new may start, a retry that is due has to wait anyway.
         asking = [] if drains else [lane for lane in self._lanes if lane.executor.free_slots()]
         waits += [due for lane in asking if (due := self._broker.next_due(lane.worker_id)) is not None]
@@ -257,7 +257,7 @@ class ProcessEngine:
     def _heed(self, lane: Lane, notices: Sequence[Notice]) -> None:
         unwanted = [notice.token for notice in notices if isinstance(notice, KillNotice | RecallNotice)]
         if unwanted:
-            lane.executor.recall(unwanted)  # all at once: else one takes the place of another in a child, and begins
+            lane.recall(unwanted)  # all at once: else one takes the place of another in a child, and begins
         for notice in notices:
             if isinstance(notice, KillNotice):
                 lane.executor.kill(notice.token)
@@ -265,17 +265,7 @@ class ProcessEngine:
                 context = RunContext(workflow_id=notice.workflow_id, instance_id=notice.instance_id)
                 lane.workflows[notice.workflow_id].observers.run_finished(context, notice.state)
 
-    def _settle(self, lane: Lane, reports: Sequence[AttemptReport]) -> None:
-        """Tell the broker how attempts ended, and the observers what the broker made of them."""
-        ends = [end for report in reports if (end := self._judge(lane, report)) is not None]
-        if not ends:
-            return
-        answers = self._broker.report_steps(lane.worker_id, [end.report for end in ends])
-        for end, answer in zip(ends, answers, strict=True):
-            self._tell_start(lane, end.assignment.token)
-            self._tell_end(end, answer)
-
-    def _judge(self, lane: Lane, report: AttemptReport) -> _End | None:
+    def _judge(self, lane: Lane, report: AttemptReport) -> End | None:
         """Return what the end of an attempt means for its step; None if nobody knows of that attempt."""
         assignment = lane.running.pop(report.token, None)
         if assignment is None:
@@ -302,9 +292,11 @@ class ProcessEngine:
             decision=decision,
             decided_by=decided_by,
         )
-        return _End(said, assignment, step, served.observers, error)
+        return End(said, assignment, step, served.observers, error)
 
-    def _tell_end(self, end: _End, answer: ReportAnswer) -> None:
+    def _tell_end(self, lane: Lane, end: End, answer: ReportAnswer) -> None:
+        """Tell the observers what the broker has made of the end of an attempt."""
+        self._tell_start(lane, end.assignment.token)
         if answer.status is not ReportStatus.ACCEPTED:
             _log.info("%s report of step %r of run %s", answer.status, end.step.name, end.report.instance_id)
             return
@@ -314,16 +306,6 @@ class ProcessEngine:
             assignment = end.assignment
             context = context_of(assignment.step_name, assignment.payload, assignment.workflow_id)
             end.observers.step_ended(context, end.step, answer, end.error, end.report.result)
-
-
-class _End(NamedTuple):
-    """What an engine knows of the end of an attempt."""
-
-    report: StepReport
-    assignment: StepAssignment
-    step: Step
-    observers: Observers
-    error: BaseException | None
 
 
 def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, BaseException | None]:

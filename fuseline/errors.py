@@ -10,6 +10,7 @@ Each message has three parts: what happened, to whom, what to do. The parts are 
     │   ├── UnboundParameterError (also a TypeError)
     │   ├── UnknownInputError
     │   ├── UnknownExecutorError
+    │   ├── UnknownStepError (also a KeyError)
     │   ├── UnsupportedPolicyError
     │   └── WorkflowChangedError
     ├── PolicyError (ValueError)          a policy with impossible values
@@ -63,6 +64,7 @@ __all__ = [
     "UnknownExecutorError",
     "UnknownInputError",
     "UnknownRunError",
+    "UnknownStepError",
     "UnknownWorkerError",
     "UnsupportedPolicyError",
     "WorkflowChangedError",
@@ -175,6 +177,16 @@ class UnsupportedPolicyError(WorkflowError):
         )
 
 
+class UnknownStepError(WorkflowError, KeyError):
+    """A workflow has no step of this name."""
+
+    def __init__(self, step_name: str, workflow: str, names: Sequence[str]) -> None:
+        self.step_name = step_name
+        self.workflow = workflow
+        known = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
+        super().__init__(f"workflow {workflow!r} has no step {step_name!r}. It has {known}.")
+
+
 class WorkflowChangedError(WorkflowError):
     """Two programs, or two moments of one, mean different workflows by the same id."""
 
@@ -182,7 +194,8 @@ class WorkflowChangedError(WorkflowError):
         self.workflow_id = workflow_id
         super().__init__(
             f"workflow {workflow_id!r} is already known to this broker with other steps, edges or policies. "
-            "Give the changed workflow another version=, or use the same definition everywhere."
+            "Give the changed workflow another version=, or use the same definition everywhere; runs of the old one "
+            "can be cancelled, and resumed with changed=True."
         )
 
 
@@ -462,6 +475,7 @@ class StoreDamaged(StoreError):
 
     def __init__(self, path: object, what: str) -> None:
         self.path = str(path)
+        self.what = what
         super().__init__(f"the store {path} is damaged: {what}. Put back a copy of it, or move it away and start anew.")
 
 

@@ -6,17 +6,20 @@ not keep the others waiting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 from fuseline.errors import WorkflowError
 from fuseline.executors import make_executor
-from fuseline.executors.base import Executor
+from fuseline.executors.base import Executor, never_started
 from fuseline.executors.pickling import pickle_hosted
-from fuseline.messages import StepAssignment
+from fuseline.messages import AttemptReport, StepAssignment, StepReport
 from fuseline.observers import Observers
+from fuseline.step import Step
 from fuseline.workflow import Workflow
 
-__all__ = ["Lane", "Served", "make_lanes"]
+__all__ = ["End", "Lane", "Served", "make_lanes"]
 
 
 class Served:
@@ -29,6 +32,16 @@ class Served:
         self.observers = Observers(workflow)
 
 
+class End(NamedTuple):
+    """What an engine knows of the end of an attempt."""
+
+    report: StepReport
+    assignment: StepAssignment
+    step: Step
+    observers: Observers
+    error: BaseException | None
+
+
 class Lane:
     """An executor and the workflows it serves; a worker in the eyes of the broker."""
 
@@ -37,6 +50,9 @@ class Lane:
         self.workflows: dict[str, Served] = {}
         self.running: dict[int, StepAssignment] = {}
         self.untold: dict[int, StepAssignment] = {}  #: those of them whose start was not observed yet
+        self.unanswered: deque[End] = deque()  #: what the broker was told, and has not answered yet
+        self._held: dict[int, StepAssignment] = {}  #: of runs that may have failed: submitted when that is known
+        self._given_back: list[AttemptReport] = []  #: those that ``poll`` has not returned yet
         self.worker_id = ""
         self.is_started = False
 
@@ -53,6 +69,52 @@ class Lane:
             self.is_started = False  # only now: a close that was interrupted can be called again
         self.running.clear()
         self.untold.clear()
+        self.unanswered.clear()
+        self._held.clear()
+        self._given_back.clear()
+
+    # -- assignments --------------------------------------------------------------------------------------------------
+
+    @property
+    def holds(self) -> bool:
+        """Whether ``accept`` has kept something back."""
+        return bool(self._held)
+
+    def accept(self, assignments: Iterable[StepAssignment], failing: Collection[str]) -> None:
+        """Take assignments in, and have the executor run them and what was kept back.
+
+        Args:
+            failing: runs that have failed unless the broker says otherwise. What belongs to them is kept back.
+        """
+        arrived = {assignment.token: assignment for assignment in assignments}
+        self.running.update(arrived)
+        arrived = {**self._held, **arrived}
+        self._held = {token: each for token, each in arrived.items() if each.instance_id in failing}
+        wanted = {token: each for token, each in arrived.items() if token not in self._held}
+        self.untold.update(wanted)
+        self.executor.submit(list(wanted.values()))
+
+    def refuse(self, assignments: Iterable[StepAssignment]) -> None:
+        """Take assignments in, and give them back."""
+        for assignment in assignments:
+            self.running[assignment.token] = assignment
+            self._given_back.append(never_started(assignment))
+
+    def recall(self, tokens: Collection[int] | None = None) -> None:
+        """Give back the assignments that were not begun; all, or those that are named."""
+        self.executor.recall(tokens)
+        for token in list(self._held):
+            if tokens is None or token in tokens:
+                self._given_back.append(never_started(self._held.pop(token)))
+
+    def poll(self) -> list[AttemptReport]:
+        """Do what can be done without waiting, and return the reports that are new."""
+        reports, self._given_back = self._given_back, []
+        return reports + self.executor.poll()
+
+    def deadline(self) -> float | None:
+        """Return when ``poll`` must be called even if nothing comes in, in monotonic seconds, or None."""
+        return 0.0 if self._given_back else self.executor.deadline()
 
 
 def make_lanes(

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fuseline.context import RunContext, entered
+from fuseline.encoding import decode
 from fuseline.messages import ReportAnswer
 from fuseline.policies.base import WorkflowPolicy, overrides
 from fuseline.states import State
 from fuseline.step import Step
-from fuseline.values import Value, decode
+from fuseline.values import Value
 
 if TYPE_CHECKING:
     from fuseline.workflow import Workflow

@@ -31,6 +31,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     started: float | None = None  #: start of the last attempt
     finished: float | None = None
     due: float | None = None  #: when the next attempt may start, of one that is RETRYING
+    unwanted: bool = False  #: whether somebody has asked for its end
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -46,6 +47,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     inputs: Mapping[str, Value]
     steps: Mapping[str, StepRecord]  #: by name, in the order of the schema
     failed: tuple[str, ...] = ()  #: names of steps, in the order in which they failed
+    started_by: str | None = None  #: the worker that got its first step
     created: float
     started: float | None = None
     finished: float | None = None
@@ -57,5 +59,6 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     step_name: str | None  #: None where it is about the run
     state: State
     attempt: int | None  #: 1 for the first try; None where it is about the run
-    cause: str
+    cause: str  #: why it was skipped, cancelled or started again
+    worker_id: str | None = None  #: who was given the step, where it is RUNNING
     at: float  #: seconds since the epoch

@@ -22,23 +22,22 @@ import sys
 import time
 from multiprocessing import process
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
 from fuseline.attempt import Hosted, SharedDict, StepHost, build_shared_dict
 from fuseline.channel import Channel, EncodingError, Incoming, ProtocolError, incoming
+from fuseline.encoding import encode_error
 from fuseline.errors import NotPicklableError
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
 from fuseline.presence import Presence
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
-from fuseline.values import encode_error
+from fuseline.workplace import Workplace
 
 __all__ = [
     "FROM_CHILD",
-    "PRESENCE",
     "Close",
     "FromChild",
     "Heard",
@@ -52,9 +51,6 @@ __all__ = [
     "stops_run",
 ]
 
-
-#: Name of the variable that tells a child where to show that it is alive.
-PRESENCE = "FUSELINE_PRESENCE"
 
 # -- what is said besides assignments and reports ---------------------------------------------------------------------
 
@@ -118,13 +114,14 @@ FROM_CHILD: Incoming[FromChild] = incoming(FromChild)
 # -- the child --------------------------------------------------------------------------------------------------------
 
 
-def child_main(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+def child_main(
+    workplace: Workplace | None, connection: Connection, stamp: Stamp, tickets: Tickets, program: int
+) -> None:
     """Serve assignments until told to close. The target of a child process."""
     _detach(program)
-    path = os.environ.pop(PRESENCE, None)
-    presence = None if path is None else Presence(Path(path))
+    presence = None if workplace is None else Presence(workplace.presence)
     try:
-        _Server(connection, stamp, tickets).serve()
+        _Server(connection, stamp, tickets, workplace).serve()
     except OSError as error:
         if error.errno == errno.EBADF:  # a step has closed what was not its own: nobody is left to tell
             os._exit(1)
@@ -153,7 +150,7 @@ def _detach(program: int) -> None:
 
 
 class _Server:
-    def __init__(self, connection: Connection, stamp: Stamp, tickets: Tickets) -> None:
+    def __init__(self, connection: Connection, stamp: Stamp, tickets: Tickets, workplace: Workplace | None) -> None:
         self._connection = connection
         self._channel: Channel[ToChild, FromChild] = Channel(connection.fileno(), _TO_CHILD)
         self._stamp = stamp
@@ -161,7 +158,7 @@ class _Server:
         self._pid = os.getpid()
         self._pickles: dict[str, bytes] = {}
         self._hosted: dict[str, Hosted] = {}
-        self._host = StepHost(killed_from_outside=True)
+        self._host = StepHost(killed_from_outside=True, workplace=workplace)
         #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.
         self._failed_runs: set[str] = set()
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fuseline.attempt import Hosted, StepHost, contain, context_of, decide_failure
+from fuseline.encoding import encode_error
 from fuseline.errors import (
     CycleError,
     DuplicateStepError,
@@ -23,7 +24,6 @@ from fuseline.policies.base import Policy, StepPolicy, WorkflowPolicy, check_hoo
 from fuseline.schema import ON_FAILURE, ParameterSchema, StepSchema, WorkflowSchema, fingerprint
 from fuseline.states import State
 from fuseline.step import Depends, Step, check_name, signature_of, step_parameters
-from fuseline.values import encode_error
 
 if TYPE_CHECKING:
     from fuseline.broker.base import Broker

@@ -17,7 +17,8 @@ PACKAGE = Path(fuseline.__file__).parent
 LAYERS = [
     {"errors", "states", "graph", "faults", "presence"},
     {"values"},
-    {"messages", "records", "schema", "context", "wakeup", "channel"},
+    {"workplace"},
+    {"messages", "records", "schema", "context", "wakeup", "channel", "encoding"},
     {"binding", "policies"},
     {"step"},
     {"attempt", "observers"},

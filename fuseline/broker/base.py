@@ -15,12 +15,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import msgspec
 
+from fuseline.encoding import encode_checked, encode_error
 from fuseline.errors import NotPicklableError, WorkflowError
 from fuseline.messages import (
     FailureDecision,
@@ -33,9 +33,10 @@ from fuseline.messages import (
 )
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
-from fuseline.values import ErrorInfo, Value, encode_checked, encode_error
+from fuseline.values import ErrorInfo, Value
+from fuseline.workplace import Workplace
 
-__all__ = ["Broker", "EventStream", "RunEvent", "Waitable", "encode_inputs", "encode_report"]
+__all__ = ["Broker", "EventStream", "RunEvent", "Traded", "Waitable", "encode_inputs", "encode_report"]
 
 #: What a worker may report.
 REPORTABLE = frozenset({State.SUCCEEDED, State.FAILED, State.SKIPPED, State.CANCELLED, State.READY})
@@ -51,6 +52,13 @@ class RunEvent:
     attempt: int | None = None  #: 1 for the first try; None where it is about the run
     cause: str = ""  #: why it was skipped or cancelled
     at: float  #: seconds since the epoch
+
+
+class Traded(NamedTuple):
+    """What a broker gives for reports and room."""
+
+    answers: Sequence[ReportAnswer]  #: to the reports, this call's and those before, in their order
+    assignments: Sequence[StepAssignment]
 
 
 class EventStream(ABC):
@@ -93,9 +101,8 @@ class Broker(ABC):
     """Owns runs. All methods may be called from any thread, and none blocks unless it takes a timeout."""
 
     @property
-    def presence_path(self) -> Path | None:
-        """The file in which each process that runs steps for this program has to show that it is alive (``Presence``);
-        None if nobody needs to know."""
+    def workplace(self) -> Workplace | None:
+        """What the broker asks of processes that run steps for this program; None if nothing."""
         return None
 
     # -- dispatching --------------------------------------------------------------------------------------------------
@@ -165,6 +172,15 @@ class Broker(ABC):
     def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
         """Report several assignments, and return the answers in the same order. Raises like the above."""
         return [self.report_step(worker_id, report) for report in reports]
+
+    def trade(self, worker_id: str, reports: Sequence[StepReport], room: int) -> Traded:
+        """Report assignments, and ask for up to ``room`` more: what the loop of an engine does in each of its turns.
+
+        Raises like ``report_step``. A broker in another process may leave answers and steps for later calls: ``news``
+        becomes readable when they are there, and steps may come as long as the last call had room for them.
+        """
+        answers = self.report_steps(worker_id, reports) if reports else ()
+        return Traded(answers, self.get_steps(worker_id, room) if room else ())
 
     @abstractmethod
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:

@@ -6,13 +6,17 @@ tell once ``commit`` has returned.
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fuseline.broker.store import Changes, Store
-from fuseline.errors import BrokerError, UnknownRunError
+from fuseline.broker.store import Changes, Moment, Store
+from fuseline.broker.wire import WorkerInfo
+from fuseline.errors import BrokerError, UnknownRunError, WorkflowChangedError
 from fuseline.messages import (
     FinishNotice,
     KillNotice,
@@ -40,13 +44,16 @@ from fuseline.scheduler import (
     RunForgotten,
     RunRestored,
     Scheduler,
+    StepCancelled,
     StepsReady,
     StepsRequested,
     TimePassed,
     WorkerLeft,
     WorkerRegistered,
 )
-from fuseline.scheduler.archive import record_run
+from fuseline.scheduler.archive import record_run, revive_record
+from fuseline.scheduler.plan import Plan
+from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.values import Value
@@ -123,11 +130,12 @@ class Housing:
         Args:
             matters: whether somebody relies on it after a power cut.
         """
-        commands = self._core.handle(event, time.monotonic())
+        now = time.monotonic()
+        commands = self._core.handle(event, now)
         self._changes.matters |= matters
         for command in commands:
             if isinstance(command, Moved):
-                self._moved(command)
+                self._moved(command, now)
             elif isinstance(command, StepsReady):
                 self._stir(command.workflow_id)
             elif isinstance(command, Kill):
@@ -138,19 +146,34 @@ class Housing:
                 self._finished(command)
         return commands
 
-    def _moved(self, moved: Moved) -> None:
-        now = time.monotonic()
+    def _moved(self, moved: Moved, now: float) -> None:
         run = self._core.runs[moved.instance_id]
-        step = None if moved.step_name is None else run.plan.index[moved.step_name]
-        if step is None or moved.state is State.FAILED:
-            self._changes.runs[run] = None  # which has a list of the steps that failed
-        if step is not None and (moved.state is not State.READY or run.attempts[step]):
-            self._changes.steps.setdefault((run, step), None)
-        self._changes.moves.append((run, step, moved.state, moved.attempt, moved.cause, now))
+        token = worker_id = None
+        if moved.step_name is None:
+            self._changes.runs[run] = None
+        else:
+            step = run.plan.index[moved.step_name]
+            if moved.state is State.RUNNING:
+                token, worker_id = run.running[step], run.workers[step]
+            elif moved.state is not State.READY or run.attempts[step]:
+                self._changes.steps.setdefault((run, step), None)
+            if moved.state is State.FAILED:
+                self._changes.runs[run] = None  # which has a list of the steps that failed
+        self._note(Moment(run, moved.step_name, moved.state, moved.attempt, moved.cause, now, token, worker_id))
+
+    def _note(self, moment: Moment) -> None:
+        """Let the store and the watchers know of a move."""
+        self._changes.moves.append(moment)
         if self.watched:
-            at = self._epoch + now
-            move = Move(step_name=moved.step_name, state=moved.state, attempt=moved.attempt, cause=moved.cause, at=at)
-            self.happened.append((moved.instance_id, move))
+            move = Move(
+                step_name=moment.step_name,
+                state=moment.state,
+                attempt=moment.attempt,
+                cause=moment.cause,
+                worker_id=moment.worker_id,
+                at=self._epoch + moment.at,
+            )
+            self.happened.append((moment.run.instance_id, move))
 
     def _finished(self, command: Finished) -> None:
         if self._store is not None:
@@ -174,18 +197,64 @@ class Housing:
         """Create a run, unless there is one of this id: then the request is one that was sent twice."""
         if not self._is_known(instance_id):
             self._handle(RunDispatched(instance_id, schema, inputs), matters=True)
-            self._changes.runs[self._core.runs[instance_id]] = None
+            self._changes.new_runs.append(self._core.runs[instance_id])
 
-    def cancel(self, instance_id: str) -> bool:
-        """Stop a run; return whether there was anything to stop."""
+    def cancel(self, instance_id: str, step_name: str | None) -> bool:
+        """Stop a run, or one step of it; return whether there was anything to stop."""
         run = self._core.runs.get(instance_id)
         if run is None:
             self.record(instance_id)
             return False
-        stops = not (run.cancelled or run.state.is_settled)
-        self._handle(RunCancelled(instance_id), matters=True)
+        if step_name is None:
+            stops = not (run.cancelled or run.state.is_settled)
+            self._handle(RunCancelled(instance_id), matters=True)
+            self._changes.runs[run] = None
+            return stops
+        was = (len(run.unwanted), run.open_steps)
+        self._handle(StepCancelled(instance_id, step_name), matters=True)
+        self._changes.steps.setdefault((run, run.plan.index[step_name]), None)
+        return was != (len(run.unwanted), run.open_steps)
+
+    def resume(self, instance_id: str, schema: WorkflowSchema | None, *, changed: bool) -> bool:
+        """Let a run go on that failed or was cancelled; return whether it was one.
+
+        Args:
+            schema: the workflow as it is now; None if it is still the same.
+            changed: whether it may be another one than the run had.
+
+        Raises:
+            WorkflowChangedError: it is, and may not be.
+            WorkflowError: the inputs of the run do not fit it any more.
+        """
+        store = self._stored("cannot resume runs")
+        self.commit()
+        found = store.load(instance_id)
+        if found is None:
+            raise UnknownRunError(instance_id)
+        known, record = found
+        if schema is None:
+            schema = known
+        if (schema.workflow_id, schema.fingerprint) != (known.workflow_id, known.fingerprint) and not changed:
+            raise WorkflowChangedError(schema.workflow_id)
+        if record.state not in (State.FAILED, State.CANCELLED):
+            return False
+        plan = Plan(schema)
+        revived = revive_record(record, plan)
+        self._handle(RunRestored(schema, revived, self._epoch), matters=True)
+        self._note_revival(self._core.runs[instance_id], revived)
+        return True
+
+    def _note_revival(self, run: Run, record: RunRecord) -> None:
+        now = time.monotonic()
+        self._changes.revived.append(run)
         self._changes.runs[run] = None
-        return stops
+        self._note(Moment(run, None, run.state, None, "it was resumed", now, None, None))
+        for step, (name, known) in enumerate(record.steps.items()):
+            if known.state is State.PENDING:
+                attempts = known.attempts
+                self._note(Moment(run, name, run.states[step], attempts, "the run was resumed", now, None, None))
+            if known.state is not State.PENDING or known.attempts:
+                self._changes.steps[run, step] = known.result
 
     def forget(self, instance_id: str) -> None:
         """Drop a run that has ended."""
@@ -210,24 +279,33 @@ class Housing:
             self._handle(WorkerRegistered(worker_id, tuple(schemas)))
             self._serves[worker_id] = tuple(schema.workflow_id for schema in schemas)
         self.missing.pop(worker_id, None)
-        expected, has = set(self._core.held_by(worker_id)), set(held)
-        for token in expected - has:
-            self._take_back(worker_id, token)
+        has = set(held)
+        expected = self.take_back(worker_id, has)
         if self.notices.get(worker_id):
             self.stirred.add(worker_id)
         return sorted(has - expected)
 
-    def _take_back(self, worker_id: str, token: int) -> None:
-        """Make a step ready again whose assignment has never reached its worker."""
-        run, step = self._core.assigned(token)
-        report = StepReport(
-            workflow_id=run.plan.workflow_id,
-            instance_id=run.instance_id,
-            step_name=run.plan.names[step],
-            state=State.READY,
-            token=token,
-        )
-        self._handle(Reported(worker_id, report))
+    def take_back(self, worker_id: str, held: Iterable[int]) -> set[int]:
+        """Make the steps ready again whose assignments have never reached their worker.
+
+        Args:
+            held: tokens of the assignments that it has.
+
+        Returns:
+            The tokens of all the worker was given.
+        """
+        given = set(self._core.held_by(worker_id))
+        for token in given.difference(held):
+            run, step = self._core.assigned(token)
+            report = StepReport(
+                workflow_id=run.plan.workflow_id,
+                instance_id=run.instance_id,
+                step_name=run.plan.names[step],
+                state=State.READY,
+                token=token,
+            )
+            self._handle(Reported(worker_id, report))
+        return given
 
     def worker_left(self, worker_id: str) -> None:
         """Give to others what a worker had, which is known to run nothing any more."""
@@ -250,8 +328,12 @@ class Housing:
         """Return how many runs that this worker can serve have not ended."""
         return self._core.unsettled(worker_id)
 
-    def report(self, worker_id: str, report: StepReport) -> ReportAnswer:
-        """Take in how an assignment ended."""
+    def report(self, worker_id: str, report: StepReport, *, again: bool = False) -> ReportAnswer:
+        """Take in how an assignment ended.
+
+        Args:
+            again: whether it may be one that was accepted before, and whose answer was lost on its way.
+        """
         run = self._core.runs.get(report.instance_id)
         commands = self._handle(Reported(worker_id, report), matters=True)
         answer = next(command.answer for command in commands if isinstance(command, Answer))
@@ -259,11 +341,24 @@ class Housing:
             step = run.plan.index[report.step_name]
             if run.bound.uses[step]:
                 self._changes.steps[run, step] = report.result
-        if answer.step_state is State.RETRYING:
-            self._stir(report.workflow_id)  # sleepers count down to another moment now
+        if answer.status is ReportStatus.ACCEPTED:
+            return answer
+        if self._store is not None and again:
+            self.commit()
+            if (before := self._store.outcome(worker_id, report)) is not None:
+                return before
+        if report.result is not None and report.result.file:
+            self._drop_file(report.result.file)
         if answer.status is ReportStatus.UNKNOWN and run is None and self._is_known(report.instance_id):
             return ReportAnswer(status=ReportStatus.STALE)  # the core has dropped the run, the store has not
         return answer
+
+    def _drop_file(self, file: str) -> None:
+        """Remove the file of a value that came too late, unless it is that of the one which came in time."""
+        if self._store is not None:
+            self.commit()
+            if not self._store.refers_to(file):
+                self._store.remove_files([os.path.basename(file)])
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -284,21 +379,71 @@ class Housing:
             raise UnknownRunError(instance_id)
         return found[1]
 
-    def records(self, workflow_id: str | None, state: State | None) -> list[RunRecord]:
-        """Return how the runs stand, oldest first; only those of a workflow, or in a state, if one is named."""
+    def records(self, workflow_id: str | None, state: State | None, limit: int | None) -> list[RunRecord]:
+        """Return how the runs stand, oldest first: those of a workflow, in a state, so many of the newest."""
         if self._store is not None:
             self.commit()
-            return [record for _, record in self._store.load_all(workflow_id, state)]
-        return [
-            record_run(run, self._epoch)
+            return [record for _, record in self._store.load_all(workflow_id, state, limit)]
+        found = [
+            run
             for run in self._core.runs.values()
             if workflow_id in (None, run.plan.workflow_id) and state in (None, run.state)
         ]
+        return [record_run(run, self._epoch) for run in (found if limit is None else found[len(found) - limit :])]
+
+    def find(self, prefix: str, limit: int) -> list[str]:
+        """Return the ids of runs that begin like this, ``limit`` at most, the newest first."""
+        if self._store is not None:
+            self.commit()
+            return self._store.find(prefix, limit)
+        found = (instance_id for instance_id in reversed(self._core.runs) if instance_id.startswith(prefix))
+        return list(itertools.islice(found, limit))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many runs there are, by state."""
+        if self._store is not None:
+            self.commit()
+            return self._store.counts()
+        return dict(Counter(run.state.value for run in self._core.runs.values()))
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return who works for this broker."""
+        return [
+            WorkerInfo(worker_id, list(served), len(self._core.held_by(worker_id)), worker_id in self.missing)
+            for worker_id, served in self._serves.items()
+        ]
+
+    # -- cleaning up --------------------------------------------------------------------------------------------------
+
+    def prune(self, keep_for: float | None, keep_runs: int | None) -> int:
+        """Remove old runs that have ended, some hundreds at most, and return how many.
+
+        Args:
+            keep_for: seconds after its end that a run stays; None for ever.
+            keep_runs: how many stay that have ended; None for any number.
+        """
+        store = self._stored("removes no old runs")
+        self.commit()
+        removed = store.prune(None if keep_for is None else time.time() - keep_for, keep_runs)
+        if not removed:
+            store.remove_files(store.leftovers(time.time()))
+            store.shrink()
+        return removed
+
+    def check(self) -> list[str]:
+        """Return what is wrong with the store, one sentence each."""
+        store = self._stored("has nothing to check")
+        self.commit()
+        return store.check()
+
+    def _stored(self, what: str) -> Store:
+        if self._store is None:
+            raise BrokerError(f"this broker {what}, because it has no store. Give it a path.")
+        return self._store
 
     def story(self, instance_id: str) -> list[Move]:
         """Return all moves of a run, in their order."""
         self.record(instance_id)
-        if self._store is None:
-            raise BrokerError("this broker keeps no story of its runs, because it has no store. Give it a path.")
+        store = self._stored("keeps no story of its runs")
         self.commit()
-        return self._store.story(instance_id)
+        return store.story(instance_id)

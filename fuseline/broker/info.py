@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fuseline.encoding import decode, decode_error
 from fuseline.errors import RemoteStepError, RunCancelled, RunFailed, RunNotFinished, StepError
 from fuseline.messages import RunInfo, StepInfo
 from fuseline.records import RunRecord
 from fuseline.states import State
-from fuseline.values import decode, decode_error
 
 __all__ = ["run_info", "run_result"]
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from fuseline.broker.wire import FROM_BROKER, TO_BROKER, FromBroker, Happened, Hello, News, Refused, ToBroker, Welcome
 from fuseline.channel import Channel, ProtocolError
 from fuseline.errors import BrokerError
+from fuseline.messages import ReportAnswer, StepAssignment
 
 __all__ = ["ClientLink", "LinkLost", "ServerLink"]
 
@@ -37,7 +38,10 @@ class ServerLink:
         self.worker_id: str | None = None
         self.watches = False
         self.watched: str | None = None  #: the run it watches; None for all
-        self.has_news = False  #: whether to tell the worker of it
+        self.room = 0  #: how many more assignments its worker has asked for
+        self.given = 0  #: how many were given to it because of that
+        self.answers: list[ReportAnswer] = []  #: to the reports that its worker has traded, not told yet
+        self.assignments: list[StepAssignment] = []  #: likewise
         self.events = 0  #: what the selector waits for
 
     def fileno(self) -> int:
@@ -72,6 +76,7 @@ class ClientLink:
         self._on_push = on_push
         self._lock = threading.Lock()
         self._answers: list[FromBroker] = []
+        self.told: set[tuple[str, str]] = set()  #: workflows that the broker was told of here
         try:
             self.welcome = self.call(Hello(key or ""), Welcome)
         except BaseException:
@@ -99,6 +104,16 @@ class ClientLink:
         if not isinstance(answer, kind):
             raise BrokerError(f"the broker answers {type(request).__name__} with {answer!r:.200}.")
         return answer
+
+    def post(self, request: ToBroker) -> None:
+        """Send a request that has no reply.
+
+        Raises:
+            LinkLost: the link is closed. That it was lost is found out by the next who reads.
+        """
+        with self._lock:
+            self._check_open()
+            self._channel.send(request)
 
     def take_pushed(self) -> None:
         """Read what has come unasked, if there is something. Does not block.

@@ -27,26 +27,37 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fuseline.broker.base import Broker, EventStream, Waitable, check_schema, encode_inputs
+import msgspec
+
+from fuseline.broker.base import Broker, EventStream, Traded, Waitable, check_schema, encode_inputs
 from fuseline.broker.door import knock
 from fuseline.broker.info import run_info, run_result
 from fuseline.broker.link import ClientLink, LinkLost
 from fuseline.broker.local_stream import LocalStream
 from fuseline.broker.local_worker import LocalWorker, OnPush
+from fuseline.broker.server_main import Start
 from fuseline.broker.store import Durability
 from fuseline.broker.store_file import read_owner
 from fuseline.broker.wire import (
+    BrokerStatus,
     Cancel,
+    CheckStore,
     Dispatch,
     Done,
+    FindRuns,
     Forget,
+    Found,
     FromBroker,
     GetRun,
+    GetStatus,
     GetStory,
     Hello,
     Know,
     Leave,
     ListRuns,
+    Prune,
+    Removed,
+    Resume,
     Runs,
     Story,
     ToBroker,
@@ -59,6 +70,7 @@ from fuseline.records import Move, RunRecord
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.values import Value
+from fuseline.workplace import Workplace
 
 __all__ = ["LocalBroker"]
 
@@ -81,18 +93,29 @@ class LocalBroker(Broker):
         path: the store, a file that makes runs survive everything; programs that name the same one share a broker.
             Without it, runs are kept in the process alone, and only this program knows of it.
         durability: ``"power"``: what was acknowledged survives a power cut; ``"process"``: it survives the end of any
-            process. Of the program that starts the process.
+            process, and a power cut may undo what was acknowledged last.
+        keep_for: seconds after its end that a run stays in the store; default is for ever.
+        keep_runs: how many runs stay that have ended, the newest; default is all.
+
+    The last three are those of the program that starts the process; who joins it later takes it as it is.
 
     Raises:
         StoreError: the store cannot be used; the error says why.
         BrokerError: the process cannot be started or reached.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, durability: Durability = "power") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        durability: Durability = "power",
+        keep_for: float | None = None,
+        keep_runs: int | None = None,
+    ) -> None:
         self.path = None if path is None else Path(path).expanduser().absolute()
         self._durability = durability
+        self._keep = (keep_for, keep_runs)
         self._lock = threading.RLock()
-        self._told: set[tuple[str, str]] = set()  #: workflows that the main link knows
         self._workers: dict[str, LocalWorker] = {}
         self._numbers = itertools.count(1)
         self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
@@ -108,11 +131,17 @@ class LocalBroker(Broker):
         return self._main.welcome.pid
 
     @property
-    def presence_path(self) -> Path:
+    def workplace(self) -> Workplace:
         with self._lock:
+            place = self._place()
             if self._presence is None:
-                self._presence = Presence(Path(self._main.welcome.presence) / self._name)
-            return self._presence.path
+                self._presence = Presence(place.presence)
+            return place
+
+    def _place(self) -> Workplace:
+        welcome = self._main.welcome
+        values = None if welcome.values is None else Path(welcome.values)
+        return Workplace(presence=Path(welcome.presence) / self._name, values=values, syncs=welcome.syncs)
 
     def _join(self) -> ClientLink:
         """Return a link to the broker process, which is started if there is none."""
@@ -145,8 +174,9 @@ class LocalBroker(Broker):
     def _start(self) -> ClientLink:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-P", "-m", "fuseline.broker.server_main"]
-            command += [str(theirs.fileno()), "" if self.path is None else str(self.path), self._durability]
+            path = None if self.path is None else str(self.path)
+            start = Start(theirs.fileno(), path, self._durability, *self._keep)
+            command = [sys.executable, "-P", "-m", "fuseline.broker.server_main", msgspec.json.encode(start).decode()]
             try:
                 subprocess.run(
                     command, pass_fds=[theirs.fileno()], check=False, stdin=subprocess.DEVNULL, env=_environment()
@@ -169,14 +199,21 @@ class LocalBroker(Broker):
             self._call(Hello(""), Welcome)  # so that there is one
         return link
 
-    def _call(self, request: ToBroker, kind: type[R]) -> R:
-        """Send a request over the main link, over a new one if that has gone, and return its reply."""
+    def _call(self, request: ToBroker, kind: type[R], schema: WorkflowSchema | None = None) -> R:
+        """Send a request over the main link, over a new one if that has gone, and return its reply.
+
+        Args:
+            schema: of the workflow that the request names.
+        """
         give_up = time.monotonic() + _PATIENCE
         while True:
             with self._lock:
                 self._check_open()
                 link = self._main
             try:
+                if schema is not None and (named := (schema.workflow_id, schema.fingerprint)) not in link.told:
+                    link.call(Know(schema.to_json()), Done)
+                    link.told.add(named)
                 return link.call(request, kind)
             except LinkLost as error:
                 if time.monotonic() >= give_up:
@@ -195,7 +232,6 @@ class LocalBroker(Broker):
             if self.path is None:
                 raise BrokerError("the broker process has ended, and its runs with it. Give it a path to keep them.")
             lost.close()
-            self._told.clear()
             self._main = self._join()
 
     def close(self) -> None:
@@ -234,7 +270,9 @@ class LocalBroker(Broker):
         batch: list[tuple[str, dict[str, Value]]] = []
         try:
             for each in inputs:
-                batch.append((uuid.uuid4().hex[:16], encode_inputs(each)))
+                place, values = self._place(), encode_inputs(each)
+                kept = {name: place.keep(value, f"the input {name!r}") for name, value in values.items()}
+                batch.append((uuid.uuid4().hex[:16], kept))
                 if len(batch) == _AT_ONCE:
                     ids += self._dispatch(schema, batch)
                     batch = []
@@ -243,21 +281,10 @@ class LocalBroker(Broker):
         return ids
 
     def _dispatch(self, schema: WorkflowSchema, runs: list[tuple[str, dict[str, Value]]]) -> list[str]:
-        """Send runs, after the schema. The ids are ours, so that a second sending is known as one."""
-        if not runs:
-            return []
-        while True:
-            link = self._main
-            if (identity := (schema.workflow_id, schema.fingerprint)) not in self._told:
-                self._call(Know(schema.to_json()), Done)
-                self._told.add(identity)
-                continue
-            try:
-                link.call(Dispatch(*identity, runs), Done)
-            except LinkLost:
-                self._replace(link)
-            else:
-                return [instance_id for instance_id, _ in runs]
+        """Send runs. The ids are ours, so that a second sending is known as one."""
+        if runs:
+            self._call(Dispatch(schema.workflow_id, schema.fingerprint, runs), Done, schema)
+        return [instance_id for instance_id, _ in runs]
 
     # -- working ------------------------------------------------------------------------------------------------------
 
@@ -265,8 +292,8 @@ class LocalBroker(Broker):
         known = tuple(map(check_schema, schemas))
         with self._lock:
             self._check_open()
-            worker_id = f"{self.presence_path.name}.{next(self._numbers)}"
-        worker = LocalWorker(self._extra_link, worker_id, known)
+            worker_id = f"{self.workplace.presence.name}.{next(self._numbers)}"
+        worker = LocalWorker(self._extra_link, worker_id, known, self._place)
         with self._lock:
             self._workers[worker_id] = worker
         return worker_id
@@ -289,8 +316,7 @@ class LocalBroker(Broker):
             now = time.monotonic()
             if now >= give_up:
                 return None
-            until = min(give_up, math.inf if worker.next_due is None else worker.next_due)
-            worker.wait(None if until == math.inf else max(0.0, until - now))
+            worker.wait(None if give_up == math.inf else give_up - now)
 
     def report_step(self, worker_id: str, report: StepReport) -> ReportAnswer:
         [answer] = self.report_steps(worker_id, [report])
@@ -299,6 +325,9 @@ class LocalBroker(Broker):
     def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
         return self._worker(worker_id).report_steps(reports)
 
+    def trade(self, worker_id: str, reports: Sequence[StepReport], room: int) -> Traded:
+        return self._worker(worker_id).trade(reports, room)
+
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
         return self._worker(worker_id).take_notices()
 
@@ -306,8 +335,7 @@ class LocalBroker(Broker):
         return self._worker(worker_id).unsettled
 
     def next_due(self, worker_id: str) -> float | None:
-        due = self._worker(worker_id).next_due
-        return None if due is None else max(0.0, due - time.monotonic())
+        return None  # the broker says when there is something
 
     def news(self, worker_id: str) -> Waitable:
         return self._worker(worker_id).news
@@ -321,14 +349,34 @@ class LocalBroker(Broker):
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def get_run(self, instance_id: str) -> RunInfo:
-        return run_info(self._record(instance_id))
+        return run_info(self.record(instance_id))
 
-    def _record(self, instance_id: str) -> RunRecord:
+    def list_runs(self, *, workflow_id: str | None = None, state: State | None = None) -> list[RunInfo]:
+        return list(map(run_info, self.records(workflow_id=workflow_id, state=state)))
+
+    def record(self, instance_id: str) -> RunRecord:
+        """Return how a run stands, as plain data. Unlike ``get_run``, unpickles nothing.
+
+        Raises:
+            UnknownRunError: there is none of this id.
+        """
         [record] = self._call(GetRun(instance_id), Runs).records
         return record
 
-    def list_runs(self, *, workflow_id: str | None = None, state: State | None = None) -> list[RunInfo]:
-        return list(map(run_info, self._call(ListRuns(workflow_id, state), Runs).records))
+    def records(
+        self, *, workflow_id: str | None = None, state: State | None = None, limit: int | None = None
+    ) -> list[RunRecord]:
+        """Return how the runs stand, oldest first, as plain data. Unlike ``list_runs``, unpickles nothing.
+
+        Args:
+            workflow_id, state: which of them; default is all.
+            limit: how many of the newest; default is all.
+        """
+        return self._call(ListRuns(workflow_id, state, limit), Runs).records
+
+    def find_runs(self, prefix: str, limit: int = 10) -> list[str]:
+        """Return the ids of runs that begin like this, ``limit`` at most, the newest first."""
+        return self._call(FindRuns(prefix, limit), Found).texts
 
     def story(self, instance_id: str) -> list[Move]:
         """Return every move of a run and its steps since its dispatch, in their order.
@@ -340,14 +388,14 @@ class LocalBroker(Broker):
         return self._call(GetStory(instance_id), Story).moves
 
     def result(self, instance_id: str, timeout: float | None = 0.0) -> Any:
-        record = self._record(instance_id)
+        record = self.record(instance_id)
         if not record.state.is_settled and timeout != 0.0:
             give_up = math.inf if timeout is None else time.monotonic() + timeout
             with self.events(instance_id) as stream:
                 while (left := give_up - time.monotonic()) > 0:
                     if stream.next_event(None if left == math.inf else left) is None:
                         break
-            record = self._record(instance_id)
+            record = self.record(instance_id)
         return run_result(record)
 
     def events(self, instance_id: str | None = None) -> EventStream:
@@ -355,11 +403,59 @@ class LocalBroker(Broker):
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
-    def cancel(self, instance_id: str) -> bool:
-        return self._call(Cancel(instance_id), Done).had_effect
+    def cancel(self, instance_id: str, step_name: str | None = None) -> bool:
+        return self._call(Cancel(instance_id, step_name), Done).had_effect
+
+    def resume(self, instance_id: str, schema: WorkflowSchema | None = None, *, changed: bool = False) -> bool:
+        """Let a run go on that failed or was cancelled: what succeeded is kept, the rest starts anew.
+
+        Args:
+            schema: its workflow as it is now; default is as it was.
+            changed: whether ``schema`` may have other steps, edges or policies than the run had. Steps that
+                have succeeded keep their outcome as long as there is a step of their name.
+
+        Returns:
+            Whether there was anything to resume: False if the run has succeeded or has not ended.
+
+        Raises:
+            WorkflowChangedError: the workflow is not what it was.
+            WorkflowError: the inputs of the run do not fit the changed workflow.
+            UnknownRunError: there is none of this id.
+            BrokerError: the broker has no store.
+        """
+        workflow = None if schema is None else (check_schema(schema).workflow_id, schema.fingerprint)
+        return self._call(Resume(instance_id, workflow, changed), Done, schema).had_effect
 
     def forget(self, instance_id: str) -> None:
         self._call(Forget(instance_id), Done)
+
+    def prune(self, *, keep_for: float | None = None, keep_runs: int | None = None) -> int:
+        """Remove runs that have ended, with their results, and let the file of the store shrink. Blocks until then.
+
+        Args:
+            keep_for: seconds after its end that a run stays; default is for ever.
+            keep_runs: how many stay that have ended, the newest; default is all.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            BrokerError: the broker has no store.
+        """
+        total = 0
+        while removed := self._call(Prune(keep_for, keep_runs), Removed).count:
+            total += removed
+        return total
+
+    # -- the broker itself --------------------------------------------------------------------------------------------
+
+    def status(self) -> BrokerStatus:
+        """Return how the broker process is, and who works for it."""
+        return self._call(GetStatus(), BrokerStatus)
+
+    def check(self) -> list[str]:
+        """Return what is wrong with the store, one sentence each; nothing if it is whole. Others wait meanwhile."""
+        return self._call(CheckStore(), Found).texts
 
 
 def _environment() -> dict[str, str]:

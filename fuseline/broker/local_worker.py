@@ -6,12 +6,13 @@ import contextlib
 import select
 import selectors
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
 
-from fuseline.broker.base import encode_report
+from fuseline.broker.base import Traded, encode_report
 from fuseline.broker.link import ClientLink, LinkLost
 from fuseline.broker.wire import (
     Answers,
@@ -27,11 +28,16 @@ from fuseline.broker.wire import (
     ReportSteps,
     Steps,
     ToBroker,
+    Trade,
     Unregister,
 )
+from fuseline.errors import StoreError
 from fuseline.messages import KillNotice, Notice, Payload, ReportAnswer, ReportStatus, StepAssignment, StepReport
 from fuseline.schema import WorkflowSchema
+from fuseline.states import State
+from fuseline.values import Value, encode_own_error
 from fuseline.wakeup import Wakeup
+from fuseline.workplace import LARGE, Workplace
 
 __all__ = ["LocalWorker"]
 
@@ -83,20 +89,30 @@ class LocalWorker:
 
     Args:
         connect: gives a link to the broker, which it starts again if it has gone.
+        workplace: tells where large results go.
     """
 
     def __init__(
-        self, connect: Callable[[OnPush], ClientLink], worker_id: str, schemas: Sequence[WorkflowSchema]
+        self,
+        connect: Callable[[OnPush], ClientLink],
+        worker_id: str,
+        schemas: Sequence[WorkflowSchema],
+        workplace: Callable[[], Workplace],
     ) -> None:
+        self._workplace = workplace
         self.worker_id = worker_id
         self.unsettled = 0  #: as the broker has said last
-        self.next_due: float | None = None  #: likewise; monotonic seconds
         self.news = _News(self._read_news)
         self._connect = connect
         self._schemas = schemas
         self._lock = threading.RLock()
         self._notices: list[Notice] = []
         self._held: dict[int, tuple[str, str, Payload]] = {}  #: {token: (run, step, what the worker was given)}
+        self._room = 0  #: for how many more steps, as the broker knows
+        self._seen = 0  #: steps that this link has brought for it
+        self._unanswered: deque[Ended] = deque()  #: reports that were traded
+        self._answers: list[ReportAnswer] = []  #: to those before them, that ``trade`` has not returned yet
+        self._assignments: list[StepAssignment] = []  #: likewise
         self._link = self._connected()
 
     # -- the link -----------------------------------------------------------------------------------------------------
@@ -113,6 +129,10 @@ class LocalWorker:
             link.close()
             raise
         self._notices += map(KillNotice, registered.void)
+        self.unsettled = registered.unsettled
+        self._seen = 0
+        if self._room or self._unanswered:
+            link.post(Trade(list(self._unanswered), self._room, 0, again=True))
         self.news.watch(link.fileno())
         return link
 
@@ -146,10 +166,22 @@ class LocalWorker:
                 self._reconnect()
 
     def _on_push(self, message: News | Happened) -> None:
-        if isinstance(message, News):
-            self._notices += message.notices
-            self.unsettled, self.next_due = message.unsettled, message.next_due
-            self.news.set()
+        if not isinstance(message, News):
+            return
+        self.unsettled = message.unsettled
+        self._notices += message.notices
+        for _ in message.answers:
+            self._held.pop(self._unanswered.popleft().token or 0, None)
+        self._answers += message.answers
+        self._take_in(message.assignments)
+        self._assignments += message.assignments
+        self._seen += len(message.assignments)
+        self._room -= len(message.assignments)
+        self.news.set()
+
+    def _take_in(self, assignments: Sequence[StepAssignment]) -> None:
+        for each in assignments:
+            self._held[each.token] = (each.instance_id, each.step_name, each.payload)
 
     # -- working ------------------------------------------------------------------------------------------------------
 
@@ -157,9 +189,8 @@ class LocalWorker:
         """Return up to ``limit`` steps to run."""
         with self._lock:
             steps = self._call(GetSteps(limit), Steps)
-            self.unsettled, self.next_due = steps.unsettled, steps.next_due
-            for each in steps.assignments:
-                self._held[each.token] = (each.instance_id, each.step_name, each.payload)
+            self.unsettled = steps.unsettled
+            self._take_in(steps.assignments)
         return steps.assignments
 
     def wait(self, seconds: float | None) -> None:
@@ -167,11 +198,26 @@ class LocalWorker:
         select.select([self.news.fileno()], [], [], seconds)
         self.news.clear()
 
+    def trade(self, reports: Sequence[StepReport], room: int) -> Traded:
+        """Say how assignments have ended, and for how many more there is room; return what has come meanwhile."""
+        ended = [Ended.of(self._kept(encode_report(report, None))) for report in reports]
+        with self._lock:
+            if ended or room != self._room:
+                self._unanswered += ended
+                self._room = room
+                try:
+                    self._link.post(Trade(ended, room, self._seen))
+                except LinkLost:
+                    self._reconnect()  # where all of it is sent again
+            traded = Traded(self._answers, self._assignments)
+            self._answers, self._assignments = [], []
+        return traded
+
     def report_steps(self, reports: Sequence[StepReport]) -> list[ReportAnswer]:
         """Say how assignments have ended, and return what the broker made of it."""
         with self._lock:
             complete = [self._complete(report) for report in reports]
-            encoded = [encode_report(report, payload) for report, payload in complete]
+            encoded = [self._kept(encode_report(report, payload)) for report, payload in complete]
             answers = self._call(ReportSteps(list(map(Ended.of, encoded))), Answers)
             self.unsettled = answers.unsettled
             for report in encoded:
@@ -180,6 +226,16 @@ class LocalWorker:
             if payload is not None and payload.note is not None and answer.status is ReportStatus.ACCEPTED:
                 payload.note.hear(answer)
         return answers.answers
+
+    def _kept(self, report: StepReport) -> StepReport:
+        """Return a report whose result is in a file, if it is large."""
+        if not isinstance(report.result, Value) or len(report.result.data) <= LARGE:
+            return report
+        try:
+            result = self._workplace().keep(report.result, f"the result of step {report.step_name!r}")
+        except StoreError as error:
+            return replace(report, state=State.FAILED, result=None, error=encode_own_error(error))
+        return replace(report, result=result)
 
     def _complete(self, report: StepReport) -> tuple[StepReport, Payload | None]:
         """Return a report with its token, and the payload where ``_execute_step`` may have left a note."""
@@ -201,6 +257,6 @@ class LocalWorker:
         """Say goodbye."""
         with self._lock:
             with contextlib.suppress(LinkLost):
-                self._link.call(Unregister(), Done)
+                self._link.call(Unregister(list(self._held)), Done)
             self._link.close()
             self.news.close()

@@ -15,13 +15,14 @@ the store has is what has happened.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
-import signal
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from fuseline import __version__
 from fuseline.broker.door import Door
 from fuseline.broker.housing import Housing
 from fuseline.broker.link import ServerLink
@@ -29,12 +30,17 @@ from fuseline.broker.store import Store
 from fuseline.broker.wire import (
     PROTOCOL,
     Answers,
+    BrokerStatus,
     Cancel,
+    CheckStore,
     Dispatch,
     Done,
+    FindRuns,
     Forget,
+    Found,
     FromBroker,
     GetRun,
+    GetStatus,
     GetSteps,
     GetStory,
     Happened,
@@ -43,14 +49,19 @@ from fuseline.broker.wire import (
     Leave,
     ListRuns,
     News,
+    Prune,
     Refused,
     Register,
     Registered,
+    Removed,
     ReportSteps,
+    Resume,
+    Retire,
     Runs,
     Steps,
     Story,
     ToBroker,
+    Trade,
     Unregister,
     Watch,
     Welcome,
@@ -60,7 +71,7 @@ from fuseline.errors import BrokerError, FuselineError, StoreError, UnknownWorke
 from fuseline.schema import WorkflowSchema
 from fuseline.wakeup import Wakeup
 
-__all__ = ["Server", "stop_on_signals"]
+__all__ = ["Retention", "Server"]
 
 _log = logging.getLogger("fuseline")
 
@@ -71,8 +82,23 @@ _GATHERING = 0.002
 _PATIENCE = 5.0
 #: Links that may be without the key at a time; of more, the oldest is closed.
 _STRANGERS = 64
+#: Seconds between two looks for runs that need not be kept.
+_PRUNING = 60.0
 #: Seconds between two looks whether a worker that left without a word is gone with all its processes.
 _LOOK = 0.005
+
+
+class Retention(NamedTuple):
+    """Which of the runs that have ended stay in a store."""
+
+    seconds: float | None = None  #: after the end of a run; None for ever
+    runs: int | None = None  #: the newest so many; None for all
+
+    def __bool__(self) -> bool:
+        return self != (None, None)
+
+
+KEEP_ALL = Retention()
 
 
 class Server:
@@ -82,12 +108,16 @@ class Server:
         store: where runs are kept; None keeps them in this process only.
         door: where programs come in.
         stays: whether to go on when the last program has left.
+        keep: which of the runs that have ended stay in the store.
     """
 
-    def __init__(self, store: Store | None, door: Door, *, stays: bool = False) -> None:
+    def __init__(self, store: Store | None, door: Door, *, stays: bool = False, keep: Retention = KEEP_ALL) -> None:
         self._store = store
         self._door = door
         self._stays = stays
+        self._keep = keep
+        self._prune_at = 0.0 if store is not None and keep else math.inf  #: monotonic seconds
+        self._started = time.time()
         self._housing = Housing(store, door.folder if store is None else store.presence_folder)
         self._schemas: dict[tuple[str, str], WorkflowSchema] = {}
         self._selector = selectors.DefaultSelector()
@@ -97,7 +127,7 @@ class Server:
         self._had_links = False
         self._stopped = False
         self._wakeup = Wakeup()
-        self._handlers: dict[type, Callable[[ServerLink, Any], FromBroker]] = {
+        self._handlers: dict[type, Callable[[ServerLink, Any], FromBroker | None]] = {
             Hello: self._hello,
             Know: self._know,
             Dispatch: self._dispatch,
@@ -105,12 +135,19 @@ class Server:
             Unregister: self._unregister,
             GetSteps: self._get_steps,
             ReportSteps: self._report_steps,
+            Trade: self._trade,
             Watch: self._watch,
             Leave: self._leave,
             GetRun: lambda link, request: Runs([self._housing.record(request.instance_id)]),
-            ListRuns: lambda link, request: Runs(self._housing.records(request.workflow_id, request.state)),
+            ListRuns: lambda link, it: Runs(self._housing.records(it.workflow_id, it.state, it.limit)),
+            FindRuns: lambda link, request: Found(self._housing.find(request.prefix, request.limit)),
             GetStory: lambda link, request: Story(self._housing.story(request.instance_id)),
-            Cancel: lambda link, request: Done(self._housing.cancel(request.instance_id)),
+            Cancel: lambda link, request: Done(self._housing.cancel(request.instance_id, request.step_name)),
+            Resume: self._resume,
+            Prune: lambda link, request: Removed(self._housing.prune(request.keep_for, request.keep_runs)),
+            GetStatus: self._get_status,
+            CheckStore: lambda link, request: Found(self._housing.check()),
+            Retire: self._retire,
             Forget: self._forget,
         }
 
@@ -165,6 +202,7 @@ class Server:
                 break
             ready = self._selector.select(0)
         self._on_time(time.monotonic())
+        self._hand_out()
         self._housing.commit()
         self._tell()
 
@@ -175,6 +213,8 @@ class Server:
             times.append(time.monotonic() + _LOOK)
         if (due := self._housing.next_due()) is not None:
             times.append(due)
+        if self._prune_at < math.inf:
+            times.append(self._prune_at)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _on_ready(self, what: ServerLink | Door | Wakeup, events: int) -> int:
@@ -197,6 +237,9 @@ class Server:
             _log.warning("a program connected and did not show the key in time")
             self._drop(link)
         self._housing.on_time(now)
+        if now >= self._prune_at:
+            removed = self._housing.prune(self._keep.seconds, self._keep.runs)
+            self._prune_at = now + (0.0 if removed else _PRUNING)  # a part of them at a time: others want to be served
 
     # -- links --------------------------------------------------------------------------------------------------------
 
@@ -247,12 +290,15 @@ class Server:
             raise
         except FuselineError as error:
             answer = Refused.because(error)
-        link.channel.put(answer)
+        if answer is not None:
+            link.channel.put(answer)
 
     def _hello(self, link: ServerLink, hello: Hello) -> FromBroker:
         if hello.protocol != PROTOCOL:
             raise BrokerError("the broker that runs is of another version of fuseline. End all programs that use it.")
-        return Welcome(os.getpid(), str(self._door.folder), str(self._housing.presence_folder))
+        store, presence = self._store, str(self._housing.presence_folder)
+        values = None if store is None else str(store.values_folder)
+        return Welcome(os.getpid(), str(self._door.folder), presence, values, store is not None and store.syncs)
 
     def _flush(self, link: ServerLink) -> None:
         is_done = link.channel.flush()
@@ -263,12 +309,25 @@ class Server:
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
+    def _hand_out(self) -> None:
+        """Give steps to the workers that have room for them and may find some."""
+        looked: set[str] = set()
+        while fresh := self._housing.stirred - looked:  # what is given to one may stir another
+            for worker_id in fresh:
+                if (link := self._of_workers.get(worker_id)) is not None and link.room > 0:
+                    assignments = self._housing.get_steps(worker_id, link.room)
+                    link.assignments += assignments
+                    link.room -= len(assignments)
+                    link.given += len(assignments)
+            looked |= fresh
+
     def _tell(self) -> None:
         housing = self._housing
         for worker_id in housing.stirred:
             if (link := self._of_workers.get(worker_id)) is not None:
                 notices = housing.notices.pop(worker_id, [])
-                link.channel.put(News(notices, housing.unsettled(worker_id), housing.next_due()))
+                link.channel.put(News(notices, housing.unsettled(worker_id), link.answers, link.assignments))
+                link.answers, link.assignments = [], []
         housing.stirred.clear()
         for link in list(self._links):
             if link.watches:
@@ -317,11 +376,12 @@ class Server:
         void = self._housing.register(request.worker_id, schemas, request.held)
         self._of_workers[request.worker_id] = link
         link.worker_id = request.worker_id
-        return Registered(void)
+        return Registered(void, self._housing.unsettled(request.worker_id))
 
     def _unregister(self, link: ServerLink, request: Unregister) -> FromBroker:
         worker_id, link.worker_id = self._worker(link), None
         del self._of_workers[worker_id]
+        self._housing.take_back(worker_id, request.held)
         self._housing.worker_left(worker_id)
         return Done()
 
@@ -333,12 +393,19 @@ class Server:
     def _get_steps(self, link: ServerLink, request: GetSteps) -> FromBroker:
         worker_id = self._worker(link)
         assignments = self._housing.get_steps(worker_id, request.limit)
-        return Steps(assignments, self._housing.unsettled(worker_id), self._housing.next_due())
+        return Steps(assignments, self._housing.unsettled(worker_id))
 
     def _report_steps(self, link: ServerLink, request: ReportSteps) -> FromBroker:
         worker_id = self._worker(link)
         answers = [self._housing.report(worker_id, ended.report()) for ended in request.reports]
         return Answers(answers, self._housing.unsettled(worker_id))
+
+    def _trade(self, link: ServerLink, request: Trade) -> None:
+        worker_id = self._worker(link)
+        reports = [ended.report() for ended in request.reports]
+        link.answers += [self._housing.report(worker_id, report, again=request.again) for report in reports]
+        link.room = request.room - (link.given - request.seen)
+        self._housing.stirred.add(worker_id)
 
     def _watch(self, link: ServerLink, request: Watch) -> FromBroker:
         if request.instance_id is not None and self._housing.record(request.instance_id).state.is_settled:
@@ -351,12 +418,33 @@ class Server:
         self._housing.forget(request.instance_id)
         return Done()
 
+    def _resume(self, link: ServerLink, request: Resume) -> FromBroker:
+        schema = None if request.workflow is None else self._schema(request.workflow)
+        return Done(self._housing.resume(request.instance_id, schema, changed=request.changed))
+
+    def _get_status(self, link: ServerLink, request: GetStatus) -> FromBroker:
+        store = self._store
+        return BrokerStatus(
+            pid=os.getpid(),
+            version=__version__,
+            path=None if store is None else str(store.path),
+            durability="process" if store is None or not store.syncs else "power",
+            stays=self._stays,
+            started=self._started,
+            programs=len(self._links),
+            workers=self._housing.workers(),
+            counts=self._housing.counts(),
+            size_bytes=0 if store is None else store.size_bytes(),
+            keep_for=self._keep.seconds,
+            keep_runs=self._keep.runs,
+        )
+
+    def _retire(self, link: ServerLink, request: Retire) -> FromBroker:
+        if self._stays or self._store is None:
+            return Done(False)
+        self._leaving += [each for each in self._links if each not in self._leaving]
+        return Done()
+
     def _leave(self, link: ServerLink, request: Leave) -> FromBroker:
         self._leaving.append(link)
         return Done()
-
-
-def stop_on_signals(server: Server, numbers: Iterable[signal.Signals]) -> None:
-    """Have the server stop when one of these signals comes."""
-    for number in numbers:
-        signal.signal(number, lambda *_: server.stop())

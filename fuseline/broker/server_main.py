@@ -1,50 +1,170 @@
-"""The process of a broker: ``python -m fuseline.broker.server_main FD PATH DURABILITY``.
+"""The process of a broker, in the background or in the foreground.
 
-``FD`` is the inherited end of the starting program's private link. It is told there whether the broker has started, and
-leaves it as any other program would. The process belongs to no terminal and to no parent: it serves whoever comes, and
-ends when the last program has left.
+In the background it is ``python -m fuseline.broker.server_main`` with a ``Start`` as JSON. It belongs to no terminal
+and to no parent: it serves whoever comes, and ends when the last program has left. What it has to say goes to
+``broker.log`` beside the store.
+
+In the foreground it is ``serve``: it stays until it is told to end, and takes the store over from one in the
+background.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from types import FrameType
 
-from fuseline.broker.door import Door, runtime_folder
-from fuseline.broker.link import ServerLink
-from fuseline.broker.server import Server, stop_on_signals
+import msgspec
+
+from fuseline.broker.door import Door, knock, runtime_folder
+from fuseline.broker.link import ClientLink, LinkLost, ServerLink
+from fuseline.broker.server import Retention, Server
 from fuseline.broker.store import Durability, Store
-from fuseline.broker.wire import Refused
-from fuseline.errors import FuselineError
+from fuseline.broker.store_file import read_owner
+from fuseline.broker.wire import Done, Refused, Retire
+from fuseline.errors import BrokerError, FuselineError, StoreInUse
 
-__all__ = ["main"]
+__all__ = ["Start", "main", "serve"]
+
+#: Seconds in which a broker in the background must have left its store to us.
+_PATIENCE = 20.0
+#: Seconds between two looks whether it has.
+_PAUSE = 0.02
+
+
+class Start(msgspec.Struct):
+    """What a broker process in the background is told at its start."""
+
+    fd: int  #: the inherited end of the private link of the program that starts it
+    path: str | None  #: of the store
+    durability: Durability
+    keep_for: float | None
+    keep_runs: int | None
+
+
+def serve(
+    path: str | os.PathLike[str],
+    *,
+    durability: Durability = "power",
+    keep_for: float | None = None,
+    keep_runs: int | None = None,
+    on_ready: Callable[[int], None] = lambda pid: None,
+) -> None:
+    """Be the broker process of a store, until Ctrl-C or SIGTERM. Blocks; call it in the main thread.
+
+    A broker that runs in the background hands the store over; the programs that use it do not notice.
+
+    Args:
+        path: the store; it is made if there is none.
+        durability: ``"power"`` or ``"process"``, see ``LocalBroker``.
+        keep_for: seconds after its end that a run stays in the store; default is for ever.
+        keep_runs: how many runs stay that have ended, the newest; default is all.
+        on_ready: called with the id of this process once programs can connect.
+
+    Raises:
+        StoreInUse: another broker is in the foreground.
+        StoreError: the store cannot be used; the error says why.
+    """
+    place = Path(path).expanduser().absolute()
+    with ExitStack() as stack:
+        store = _take_over(place, durability)
+        stack.callback(store.close)
+        server = _open(stack, store, Retention(keep_for, keep_runs), stays=True)
+        stack.enter_context(_stopping(server))
+        on_ready(os.getpid())
+        server.serve()
+
+
+def _open(stack: ExitStack, store: Store | None, keep: Retention, *, stays: bool) -> Server:
+    """Return a server that programs can find."""
+    folder = Path(tempfile.mkdtemp(prefix="broker-", dir=runtime_folder()))
+    stack.callback(folder.rmdir)
+    door = Door(folder / "door")
+    stack.callback(door.close)
+    if store is not None:
+        store.ownership.announce(str(door.folder))
+    return Server(store, door, stays=stays, keep=keep)
+
+
+def _take_over(path: Path, durability: Durability) -> Store:
+    """Open a store, after the broker in the background that may have it has left it."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return Store(path, durability)
+        except StoreInUse:
+            if time.monotonic() >= give_up or not _ask_to_retire(path):
+                raise
+            time.sleep(_PAUSE)
+
+
+def _ask_to_retire(path: Path) -> bool:
+    """Return False if the broker that has the store wants to stay."""
+    _, door = read_owner(path)
+    try:
+        link = ClientLink(*knock(Path(door)))
+    except (OSError, LinkLost, BrokerError):  # it is just starting, or ending
+        return True
+    try:
+        return link.call(Retire(), Done).had_effect
+    except LinkLost:
+        return True
+    finally:
+        link.close()
+
+
+@contextmanager
+def _stopping(server: Server) -> Iterator[None]:
+    """Have SIGINT and SIGTERM stop the server, the second one at once: the store can be left at any time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    count = 0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            os._exit(128 + number)
+        server.stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+# -- in the background ------------------------------------------------------------------------------------------------
 
 
 def main(arguments: list[str]) -> int:
     """Serve until the last program has left; return the exit code."""
-    fd, path, durability = arguments
+    start = msgspec.json.decode(arguments[0], type=Start)
     if os.fork():
         os._exit(0)  # so that the starting program has no child to wait for
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    link = ServerLink(socket.socket(fileno=int(fd)), 0.0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    link = ServerLink(socket.socket(fileno=start.fd), 0.0)
     try:
         with ExitStack() as stack:
-            store = Store(Path(path), cast(Durability, durability)) if path else None
+            store = None if start.path is None else Store(Path(start.path), start.durability)
             if store is not None:
                 stack.callback(store.close)
-            door = Door(Path(tempfile.mkdtemp(prefix="broker-", dir=runtime_folder())) / "door")
-            stack.callback(door.close)
-            if store is not None:
-                store.ownership.announce(str(door.folder))
-            server = Server(store, door)
-            stop_on_signals(server, [signal.SIGTERM, signal.SIGHUP])
+                _log_to(store.path.with_name(store.path.name + ".files") / "broker.log")
+            server = _open(stack, store, Retention(start.keep_for, start.keep_runs), stays=False)
+            signal.signal(signal.SIGTERM, lambda *_: server.stop())
             server.welcome(link)
             server.serve()
     except FuselineError as error:
@@ -52,6 +172,15 @@ def main(arguments: list[str]) -> int:
         link.channel.flush()
         return 1
     return 0
+
+
+def _log_to(path: Path) -> None:
+    """Write standard output and error to a file: whoever reads those of the starting program would wait for our end."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
 if __name__ == "__main__":

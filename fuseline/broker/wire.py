@@ -29,13 +29,18 @@ __all__ = [
     "PROTOCOL",
     "TO_BROKER",
     "Answers",
+    "BrokerStatus",
     "Cancel",
+    "CheckStore",
     "Dispatch",
     "Done",
     "Ended",
+    "FindRuns",
     "Forget",
+    "Found",
     "FromBroker",
     "GetRun",
+    "GetStatus",
     "GetSteps",
     "GetStory",
     "Happened",
@@ -44,17 +49,23 @@ __all__ = [
     "Leave",
     "ListRuns",
     "News",
+    "Prune",
     "Refused",
     "Register",
     "Registered",
+    "Removed",
     "ReportSteps",
+    "Resume",
+    "Retire",
     "Runs",
     "Steps",
     "Story",
     "ToBroker",
+    "Trade",
     "Unregister",
     "Watch",
     "Welcome",
+    "WorkerInfo",
 ]
 
 #: Both ends must have the same.
@@ -99,6 +110,8 @@ class Register(_Message, frozen=True):
 
 class Unregister(_Message, frozen=True):
     """Says that the worker runs nothing any more."""
+
+    held: list[int]  #: tokens of the assignments that it has; others have never reached it
 
 
 class GetSteps(_Message, frozen=True):
@@ -157,6 +170,16 @@ class ReportSteps(_Message, frozen=True):
     reports: list[Ended]
 
 
+class Trade(_Message, frozen=True):
+    """Says how assignments have ended, and how many more there is room for. Its answer is in the ``News``, and so are
+    steps, as soon as there are any."""
+
+    reports: list[Ended]
+    room: int
+    seen: int  #: assignments that have come in ``News`` on this link, so that none under way is counted twice
+    again: bool = False  #: whether the reports may have come before, over a link that was lost
+
+
 class GetRun(_Message, frozen=True):
     """Asks how a run stands."""
 
@@ -168,6 +191,14 @@ class ListRuns(_Message, frozen=True):
 
     workflow_id: str | None
     state: State | None
+    limit: int | None  #: how many of the newest; None for all
+
+
+class FindRuns(_Message, frozen=True):
+    """Asks for the ids of runs that begin like this."""
+
+    prefix: str
+    limit: int
 
 
 class GetStory(_Message, frozen=True):
@@ -183,15 +214,43 @@ class Watch(_Message, frozen=True):
 
 
 class Cancel(_Message, frozen=True):
-    """Asks for the end of a run."""
+    """Asks for the end of a run, or of one of its steps."""
 
     instance_id: str
+    step_name: str | None = None
+
+
+class Resume(_Message, frozen=True):
+    """Asks for a run to go on that failed or was cancelled."""
+
+    instance_id: str
+    workflow: tuple[str, str] | None  #: (workflow_id, fingerprint); None if it is what it was
+    changed: bool
 
 
 class Forget(_Message, frozen=True):
     """Asks for a run to be dropped."""
 
     instance_id: str
+
+
+class Prune(_Message, frozen=True):
+    """Asks for old runs to be removed. It is done when the reply says that there were none any more."""
+
+    keep_for: float | None
+    keep_runs: int | None
+
+
+class GetStatus(_Message, frozen=True):
+    """Asks how the broker is."""
+
+
+class CheckStore(_Message, frozen=True):
+    """Asks whether the store is whole."""
+
+
+class Retire(_Message, frozen=True):
+    """Asks the broker to leave its store to another one, unless somebody wants it to stay."""
 
 
 class Leave(_Message, frozen=True):
@@ -206,12 +265,19 @@ ToBroker = (
     | Unregister
     | GetSteps
     | ReportSteps
+    | Trade
     | GetRun
     | ListRuns
     | GetStory
+    | FindRuns
     | Watch
     | Cancel
+    | Resume
     | Forget
+    | Prune
+    | GetStatus
+    | CheckStore
+    | Retire
     | Leave
 )
 
@@ -225,6 +291,8 @@ class Welcome(_Message, frozen=True):
     pid: int  #: of the broker
     door: str  #: the folder of its socket
     presence: str  #: the folder where programs that work for it show that they are alive
+    values: str | None  #: the folder of large values
+    syncs: bool  #: whether they must survive a power cut
 
 
 class Done(_Message, frozen=True):
@@ -237,14 +305,14 @@ class Registered(_Message, frozen=True):
     """Answers ``Register``."""
 
     void: list[int]  #: tokens that the worker holds and that are worth nothing any more
+    unsettled: int  #: runs that the worker can serve and that have not ended
 
 
 class Steps(_Message, frozen=True):
     """Answers ``GetSteps``."""
 
     assignments: list[StepAssignment]
-    unsettled: int  #: runs that the worker can serve and that have not ended
-    next_due: float | None  #: when a retry may be ready, in monotonic seconds, the same for all processes
+    unsettled: int
 
 
 class Answers(_Message, frozen=True):
@@ -264,6 +332,44 @@ class Story(_Message, frozen=True):
     """Answers ``GetStory``."""
 
     moves: list[Move]
+
+
+class Found(_Message, frozen=True):
+    """Answers ``FindRuns`` and ``CheckStore``."""
+
+    texts: list[str]
+
+
+class Removed(_Message, frozen=True):
+    """Answers ``Prune``."""
+
+    count: int
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, array_like=True):
+    """Somebody who works for a broker."""
+
+    worker_id: str
+    workflows: list[str]  #: ids
+    running: int  #: assignments that it has
+    is_missing: bool  #: whether it left without a word, and is not known to be dead
+
+
+class BrokerStatus(_Message, frozen=True):
+    """How a broker process is."""
+
+    pid: int
+    version: str  #: of fuseline
+    path: str | None  #: of its store
+    durability: str
+    stays: bool  #: whether it goes on when the last program has left
+    started: float  #: seconds since the epoch
+    programs: int  #: links to others
+    workers: list[WorkerInfo]
+    counts: dict[str, int]  #: {state: runs}
+    size_bytes: int  #: of the store, with what lies beside it; 0 without one
+    keep_for: float | None  #: seconds after its end that a run stays
+    keep_runs: int | None  #: how many stay that have ended
 
 
 class Refused(_Message, frozen=True):
@@ -286,11 +392,12 @@ class Refused(_Message, frozen=True):
 
 
 class News(_Message, frozen=True):
-    """Tells a worker that it is worth asking for steps, and what it should know."""
+    """Tells a worker that it is worth asking for steps, what it should know, and what it has traded for."""
 
     notices: list[Notice]
     unsettled: int
-    next_due: float | None
+    answers: list[ReportAnswer]  #: to the reports it has traded, in their order
+    assignments: list[StepAssignment]
 
 
 class Happened(_Message, frozen=True):
@@ -300,7 +407,21 @@ class Happened(_Message, frozen=True):
     move: Move
 
 
-FromBroker = Welcome | Done | Registered | Steps | Answers | Runs | Story | Refused | News | Happened
+FromBroker = (
+    Welcome
+    | Done
+    | Registered
+    | Steps
+    | Answers
+    | Runs
+    | Story
+    | Found
+    | Removed
+    | BrokerStatus
+    | Refused
+    | News
+    | Happened
+)
 
 TO_BROKER: Incoming[ToBroker] = incoming(ToBroker)
 FROM_BROKER: Incoming[FromBroker] = incoming(FromBroker)

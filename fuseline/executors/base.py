@@ -20,14 +20,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from fuseline.attempt import Hosted
+from fuseline.encoding import encode_error
 from fuseline.errors import StepLost, WorkflowError
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
-from fuseline.values import encode_error
 from fuseline.wakeup import Wakeup
+from fuseline.workplace import Workplace
 
 __all__ = ["Executor", "Inbox", "check_processes", "in_use", "never_started", "usable_cpus"]
 
@@ -52,9 +52,9 @@ class Executor(ABC):
     #: Whether ``poll`` itself runs steps, in the thread that calls it.
     runs_in_caller: ClassVar[bool] = False
 
-    #: The file in which each process that runs steps has to show that it is alive (``fuseline.presence``); set before
-    #: ``start``. An executor without processes of its own need not care.
-    presence: Path | None = None
+    #: Set before ``start``, if the broker has one. Each process that runs steps shows itself there
+    #: (``Presence(workplace.presence)``), and large results go there (``StepHost(workplace=...)``).
+    workplace: Workplace | None = None
 
     def __init__(self, processes: int | None = None) -> None:
         self.processes = check_processes(processes)

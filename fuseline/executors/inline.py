@@ -28,7 +28,7 @@ class InlineExecutor(Executor):
         self._inbox.open()
         self._waiting = None
         self._workflows = workflows
-        self._host = StepHost()
+        self._host = StepHost(workplace=self.workplace)
 
     def free_slots(self) -> int:
         return 1 if self._waiting is None else 0

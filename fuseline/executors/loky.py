@@ -21,9 +21,9 @@ import selectors
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 from fuseline.attempt import Hosted
+from fuseline.encoding import encode_error
 from fuseline.errors import StepLost
 from fuseline.executors.base import Executor, in_use, never_started, usable_cpus
 from fuseline.executors.pace import Pace
@@ -32,8 +32,6 @@ from fuseline.executors.slot import Desk, Slot
 from fuseline.executors.verdict import killed
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes import guardian
-from fuseline.values import encode_error
-from fuseline.worker import PRESENCE
 
 __all__ = ["LokyExecutor"]
 
@@ -84,13 +82,14 @@ class LokyExecutor(Executor):
             selector = undo.enter_context(selectors.DefaultSelector())
             guardian.acquire()
             undo.callback(guardian.release)
-            if self.presence is not None:
-                guardian.show(self.presence)
+            if self.workplace is not None:
+                guardian.show(self.workplace.presence)
             undo.pop_all()
         self._desk = Desk(
             selector=selector,
             pickles=pickles,
-            environment={**_thread_caps(self.processes), **_presence(self.presence)},
+            environment=_thread_caps(self.processes),
+            workplace=self.workplace,
             grace=self._grace,
             reports=self._reports,
         )
@@ -279,10 +278,6 @@ class LokyExecutor(Executor):
         desk.selector.close()
         self._desk = None
         self._slots = []
-
-
-def _presence(path: Path | None) -> dict[str, str]:
-    return {} if path is None else {PRESENCE: str(path)}
 
 
 def _thread_caps(processes: int) -> dict[str, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fuseline.attempt import Hosted
+from fuseline.encoding import check_size, explain_unpicklable
 from fuseline.errors import NotPicklableError
-from fuseline.values import check_size, explain_unpicklable
 
 __all__ = ["pickle_hosted"]
 

@@ -24,14 +24,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from fuseline.channel import EncodingError, ProtocolError
+from fuseline.encoding import encode_error
 from fuseline.errors import FuselineError, NotPicklableError
 from fuseline.executors.base import never_started
 from fuseline.executors.verdict import asks_for_a_new_child, killed, what_ended
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes.child import Child
-from fuseline.values import encode_error
 from fuseline.worker import (
     FROM_CHILD,
     Close,
@@ -44,6 +45,7 @@ from fuseline.worker import (
     child_main,
     stops_run,
 )
+from fuseline.workplace import Workplace
 
 __all__ = ["Desk", "Slot"]
 
@@ -70,6 +72,7 @@ class Desk:
     selector: selectors.BaseSelector
     pickles: Mapping[str, bytes]  #: ``{workflow_id: its steps}``
     environment: Mapping[str, str]  #: of children, on top of the program's
+    workplace: Workplace | None
     grace: float  #: seconds between SIGTERM and SIGKILL
     reports: list[AttemptReport]  #: where to put those of attempts that have ended
     begun: list[int] = field(default_factory=list)  #: tokens of those that have become the first of a queue
@@ -146,7 +149,7 @@ class Slot:
         self.wants_child = False
         self._known = set()
         self._last_token = 0
-        self.child = child = Child(child_main, self._desk.environment, FROM_CHILD)
+        self.child = child = Child(partial(child_main, self._desk.workplace), self._desk.environment, FROM_CHILD)
         self._wants_write = False
         self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
         self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from fuseline.attempt import Hosted, StepHost
+from fuseline.encoding import encode_error
 from fuseline.executors.base import Executor, Inbox, never_started
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
-from fuseline.values import encode_error
 
 __all__ = ["ThreadsExecutor"]
 
@@ -34,7 +34,7 @@ class ThreadsExecutor(Executor):
         self._inbox.open()
         self._running.clear()
         self._workflows = workflows
-        self._host = StepHost()
+        self._host = StepHost(workplace=self.workplace)
         self._pool = ThreadPoolExecutor(self.processes, thread_name_prefix="fuseline")
 
     def free_slots(self) -> int:

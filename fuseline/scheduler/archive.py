@@ -5,12 +5,14 @@ A step that is ready is recorded as one that waits: whether it is ready follows 
 
 from __future__ import annotations
 
+import msgspec
+
 from fuseline.records import RunRecord, StepRecord
 from fuseline.scheduler.plan import Plan
 from fuseline.scheduler.run import Run
 from fuseline.states import State
 
-__all__ = ["record_run", "record_step", "restore_run"]
+__all__ = ["record_run", "record_step", "restore_run", "revive_record"]
 
 
 def record_run(run: Run, epoch: float, steps: dict[str, StepRecord] | None = None) -> RunRecord:
@@ -34,6 +36,7 @@ def record_run(run: Run, epoch: float, steps: dict[str, StepRecord] | None = Non
         inputs=run.inputs,
         steps=steps,
         failed=tuple(plan.names[step] for step in run.failed_steps),
+        started_by=run.started_by,
         created=epoch + run.created,
         started=_shift(run.started, epoch),
         finished=_shift(run.finished, epoch),
@@ -55,6 +58,7 @@ def record_step(run: Run, step: int, epoch: float) -> StepRecord:
         started=_shift(run.step_started.get(step), epoch),
         finished=_shift(run.step_finished.get(step), epoch),
         due=_shift(run.due.get(step), epoch),
+        unwanted=step in run.unwanted,
     )
 
 
@@ -67,6 +71,7 @@ def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
     run = Run(record.instance_id, record.number, plan, plan.bind(record.inputs), record.inputs, record.created - epoch)
     run.state = record.state
     run.cancelled = record.cancelled
+    run.started_by = record.started_by
     run.started = _shift(record.started, -epoch)
     run.finished = _shift(record.finished, -epoch)
     for step, name in enumerate(plan.names):
@@ -76,7 +81,7 @@ def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
     for step in reversed(range(len(plan.names))):  # as after a dispatch: the first one on top
         if run.states[step] in (State.PENDING, State.READY):
             run.states[step] = State.PENDING
-            if not run.missing[step] and not run.is_stopping:
+            if not run.missing[step] and not run.may_not_start(step):
                 run.states[step] = State.READY
                 run.ready.append(step)
     run.results = {step: result for step, result in run.results.items() if run.uses[step]}
@@ -97,6 +102,8 @@ def _restore_step(run: Run, step: int, known: StepRecord, epoch: float) -> None:
         run.results[step] = known.result
     if known.error is not None:
         run.errors[step] = known.error
+    if known.unwanted:
+        run.unwanted.add(step)
     if known.cause:
         run.causes[step] = known.cause
     for times, moment in ((run.step_started, known.started), (run.step_finished, known.finished), (run.due, known.due)):
@@ -110,6 +117,45 @@ def _restore_step(run: Run, step: int, known: StepRecord, epoch: float) -> None:
     if known.state is State.SUCCEEDED:
         for after in run.plan.successors[step]:
             run.missing[after] -= 1
+
+
+def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
+    """Return the record of a run that has ended as one that goes on, in a workflow with this plan.
+
+    What succeeded or was skipped is kept, unless a step that starts anew needs a result that is no longer there.
+
+    Raises:
+        WorkflowError: the inputs of the run do not fit the plan.
+    """
+    bound = plan.bind(record.inputs)
+    kept = {State.SUCCEEDED, State.SKIPPED}
+    steps = [record.steps.get(name, StepRecord(state=State.PENDING)) for name in plan.names]
+    anew = [step for step, known in enumerate(steps) if known.state not in kept]
+    wanted = set(anew)
+    lacking = [step for step in plan.outputs if step not in wanted and _lacks_result(steps[step])]
+    while anew or lacking:
+        wanted.update(lacking)
+        anew += lacking
+        needed = bound.sources[anew.pop()] if anew else ()
+        lacking = [step for step in needed if step not in wanted and _lacks_result(steps[step])]
+    for step in wanted:
+        steps[step] = StepRecord(state=State.PENDING, attempts=steps[step].attempts)
+    return msgspec.structs.replace(
+        record,
+        workflow_id=plan.workflow_id,
+        workflow=plan.schema.name,
+        outputs=plan.schema.outputs,
+        state=State.RUNNING if record.started is not None else State.PENDING,
+        cancelled=False,
+        steps=dict(zip(plan.names, steps, strict=True)),
+        failed=(),
+        finished=None,
+        started_by=None,
+    )
+
+
+def _lacks_result(known: StepRecord) -> bool:
+    return known.state is State.SUCCEEDED and known.result is None
 
 
 def _shift(moment: float | None, by: float) -> float | None:

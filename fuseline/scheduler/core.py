@@ -26,6 +26,7 @@ from fuseline.errors import (
     RunNotFinished,
     StepLost,
     UnknownRunError,
+    UnknownStepError,
     UnknownWorkerError,
     WorkflowChangedError,
     WorkflowError,
@@ -53,6 +54,7 @@ from fuseline.scheduler.events import (
     RunDispatched,
     RunForgotten,
     RunRestored,
+    StepCancelled,
     StepsReady,
     StepsRequested,
     TimePassed,
@@ -64,7 +66,7 @@ from fuseline.scheduler.ready import ReadyRuns
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
-from fuseline.values import ErrorInfo, encode_error
+from fuseline.values import ErrorInfo, encode_own_error
 
 __all__ = ["MAX_RESTARTS", "Scheduler"]
 
@@ -125,6 +127,7 @@ class Scheduler:
             Reported: self._reported,
             TimePassed: self._time_passed,
             RunCancelled: self._run_cancelled,
+            StepCancelled: self._step_cancelled,
             RunForgotten: self._run_forgotten,
         }
 
@@ -252,6 +255,18 @@ class Scheduler:
         run.cancel(now)
         for token in run.running.values():
             self._commands.append(Kill(self._live[token][0], token))
+        self._finish_if_done(run, now, reported=False)
+
+    def _step_cancelled(self, event: StepCancelled, now: float) -> None:
+        run = self.run(event.instance_id)
+        step = run.plan.index.get(event.step_name)
+        if step is None:
+            raise UnknownStepError(event.step_name, run.plan.schema.name, run.plan.names)
+        if run.states[step].is_settled or step in run.unwanted:
+            return
+        run.reject(step, now)
+        if (token := run.running.get(step)) is not None:
+            self._commands.append(Kill(run.workers[step], token))
         self._finish_if_done(run, now, reported=False)
 
     def _run_forgotten(self, event: RunForgotten, now: float) -> None:
@@ -383,7 +398,7 @@ class Scheduler:
             run.attempts[step] -= 1  # it never started
             run.give_back(step, now)
         elif report.state is State.CANCELLED:
-            if run.is_stopping:
+            if run.may_not_start(step):
                 run.cancel_step(step, now)
             else:
                 self._restart(run, step, now)  # its worker ended it for reasons of its own
@@ -399,6 +414,8 @@ class Scheduler:
             decision, place = self._decide(run, step, error)
         if decision.action is FailureAction.SKIP:
             run.skip(step, now)
+        elif decision.action is FailureAction.RETRY and step in run.unwanted:
+            run.cancel_step(step, now)
         elif decision.action is FailureAction.RETRY and not run.is_stopping:
             run.retry(step, now + decision.delay, place)
             self._await_retry(run, step)
@@ -439,7 +456,7 @@ class Scheduler:
     def _restart(self, run: Run, step: int, now: float) -> None:
         """Put back a step whose worker ended while it ran: not the step's doing, so no retry is used up."""
         run.restarts[step] = run.restarts.get(step, 0) + 1
-        if run.restarts[step] <= MAX_RESTARTS or run.is_stopping:
+        if run.restarts[step] <= MAX_RESTARTS or run.may_not_start(step):
             run.give_back(step, now)
             return
         lost = StepLost(
@@ -449,7 +466,7 @@ class Scheduler:
             instance_id=run.instance_id,
             attempt=run.attempts[step],
         )
-        run.errors[step] = encode_error(lost)
+        run.errors[step] = encode_own_error(lost)
         self._fail(run, step, now)
 
     def _time_passed(self, event: TimePassed, now: float) -> None:

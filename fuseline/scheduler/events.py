@@ -72,6 +72,13 @@ class RunCancelled(msgspec.Struct, frozen=True):
     instance_id: str
 
 
+class StepCancelled(msgspec.Struct, frozen=True):
+    """Somebody wants a step not to run, or not to go on."""
+
+    instance_id: str
+    step_name: str
+
+
 class RunForgotten(msgspec.Struct, frozen=True):
     """Nobody needs a settled run any more."""
 
@@ -87,6 +94,7 @@ Event = (
     | Reported
     | TimePassed
     | RunCancelled
+    | StepCancelled
     | RunForgotten
 )
 

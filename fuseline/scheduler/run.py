@@ -49,6 +49,7 @@ class Run:
         "states",
         "step_finished",
         "step_started",
+        "unwanted",
         "uses",
         "workers",
     )
@@ -81,6 +82,7 @@ class Run:
         self.restarts: dict[int, int] = {}
         self.failed_steps: list[int] = []  #: in the order in which they failed
         self.cancelled = False
+        self.unwanted: set[int] = set()  #: steps whose end somebody has asked for
         self.started_by: str | None = None  #: the worker that got its first step
         self.created = now
         self.started: float | None = None
@@ -92,6 +94,10 @@ class Run:
     def is_stopping(self) -> bool:
         """Whether nothing new may start in it."""
         return self.cancelled or bool(self.failed_steps and self.plan.stops_on_failure)
+
+    def may_not_start(self, step: int) -> bool:
+        """Whether an attempt of this step would be in vain."""
+        return step in self.unwanted or self.is_stopping
 
     # -- moves --------------------------------------------------------------------------------------------------------
 
@@ -205,17 +211,31 @@ class Run:
         self._give_up_dependents(step, State.SKIPPED, f"step {self.plan.names[step]!r} was skipped", now)
 
     def give_back(self, step: int, now: float) -> None:
-        """Make a step that was handed out ready again, or cancel it if nothing new may start."""
-        if self.is_stopping:
+        """Make a step that was handed out ready again, or cancel it if it may not start any more."""
+        if self.may_not_start(step):
             self.cancel_step(step, now)
         else:
             self.make_ready(step)
 
     def cancel_step(self, step: int, now: float) -> None:
-        """Settle a step of a run that is stopping as cancelled."""
-        failed = f"step {self.plan.names[self.failed_steps[0]]!r} failed" if self.failed_steps else ""
-        self.causes[step] = "the run was cancelled" if self.cancelled else failed
+        """Settle a step that may not start any more as cancelled."""
+        if self.cancelled:
+            self.causes[step] = "the run was cancelled"
+        elif step in self.unwanted:
+            self.causes[step] = "it was cancelled"
+        else:
+            self.causes[step] = f"step {self.plan.names[self.failed_steps[0]]!r} failed"
         self._settle(step, State.CANCELLED, now)
+        if not self.is_stopping:
+            self._give_up_dependents(step, State.CANCELLED, f"step {self.plan.names[step]!r} was cancelled", now)
+
+    def reject(self, step: int, now: float) -> None:
+        """Let a step not start any more; settle it unless it runs."""
+        self.unwanted.add(step)
+        if self.states[step] is State.READY:
+            self.ready.remove(step)
+        if self.states[step] is not State.RUNNING:
+            self.cancel_step(step, now)
 
     def cancel(self, now: float) -> None:
         """Start nothing new, and settle whatever does not run."""
@@ -228,8 +248,11 @@ class Run:
             return False
         if self.cancelled and not all(state in (State.SUCCEEDED, State.SKIPPED) for state in self.states):
             self.move(State.CANCELLED)
+        elif self.failed_steps:
+            self.move(State.FAILED)
         else:
-            self.move(State.FAILED if self.failed_steps else State.SUCCEEDED)
+            was_cut = any(self.states[step] is State.CANCELLED for step in self.unwanted)
+            self.move(State.CANCELLED if was_cut else State.SUCCEEDED)
         self.finished = now
         outputs = set(self.plan.outputs)
         self.results = {step: value for step, value in self.results.items() if step in outputs}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from fuseline.encoding import decode, decode_error, encode
 from fuseline.errors import NotPicklableError, RemoteStepError, StepCrashed, StepTimedOut
 from fuseline.executors.base import Executor
 from fuseline.messages import AttemptReport, FailureAction, Outcome, Payload, StepAssignment
@@ -22,7 +23,7 @@ from fuseline.step import Step
 from fuseline.testing import steps
 from fuseline.testing.census import Census
 from fuseline.testing.gate import HANG, Gate
-from fuseline.values import Value, decode, decode_error, encode
+from fuseline.values import Value
 from fuseline.workflow import Workflow
 
 __all__ = ["Bench", "ExecutorContract"]

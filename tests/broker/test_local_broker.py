@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -81,10 +82,13 @@ def broker(request: pytest.FixtureRequest, store: Path) -> Iterator[LocalBroker]
 
 
 def wait_gone(pid: int) -> None:
+    """Wait until a process that is no child of ours has ended."""
     try:
-        psutil.Process(pid).wait(HANG)
-    except psutil.NoSuchProcess:
-        pass
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    assert select.select([fd], [], [], HANG)[0]
+    os.close(fd)
 
 
 def work(broker: LocalBroker, *workflows: Workflow, executor: str = "inline") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fuseline.encoding import decode, encode, encode_error
 from fuseline.messages import FailureDecision, ReportAnswer, ReportStatus, StepAssignment, StepReport
 from fuseline.policies import Policy
 from fuseline.policies.base import policy_config
@@ -25,7 +26,7 @@ from fuseline.scheduler import (
 from fuseline.scheduler.run import Run
 from fuseline.schema import ParameterSchema, StepSchema, WorkflowSchema
 from fuseline.states import State
-from fuseline.values import ErrorInfo, Value, decode, encode, encode_error
+from fuseline.values import ErrorInfo, Value
 
 from .invariants import Witness
 

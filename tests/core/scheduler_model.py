@@ -11,12 +11,12 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from fuseline.encoding import encode
 from fuseline.messages import FailureDecision, StepAssignment
 from fuseline.policies import RetryPolicy
 from fuseline.scheduler import RunForgotten
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
-from fuseline.values import encode
 
 from .helpers import ACCEPTED, STALE, UNKNOWN, Bench, error_info, report_of, step_schema
 

@@ -10,10 +10,10 @@ import pytest
 
 from fuseline import Step, StepTimedOut, Workflow
 from fuseline.attempt import build_shared_dict
+from fuseline.encoding import encode
 from fuseline.messages import FailureDecision, Outcome, Payload
 from fuseline.policies import RetryPolicy, StepPolicy, StepTimeoutPolicy
 from fuseline.states import State
-from fuseline.values import encode
 
 from .helpers import HANG
 

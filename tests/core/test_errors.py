@@ -9,7 +9,9 @@ import pickle
 import pytest
 
 from fuseline import errors
+from fuseline.encoding import decode_error, encode_error
 from fuseline.errors import (
+    BrokerError,
     CycleError,
     DuplicateStepError,
     FuselineError,
@@ -26,16 +28,19 @@ from fuseline.errors import (
     StepError,
     StepLost,
     StepTimedOut,
+    StoreDamaged,
+    StoreError,
+    StoreInUse,
     UnboundParameterError,
     UnknownExecutorError,
     UnknownInputError,
     UnknownRunError,
+    UnknownStepError,
     UnknownWorkerError,
     UnsupportedPolicyError,
     WorkflowChangedError,
     WorkflowError,
 )
-from fuseline.values import decode_error, encode_error
 
 WHERE = {"step_name": "fit", "instance_id": "7f3a", "attempt": 2}
 
@@ -77,6 +82,11 @@ EXAMPLES: list[tuple[FuselineError, type[Exception], list[str]]] = [
     (RunNotFinished("7f3a", "etl", "RUNNING"), RuntimeError, ["7f3a", "'etl'", "RUNNING", "work()"]),
     (UnknownRunError("7f3a"), KeyError, ["'7f3a'", "forgotten"]),
     (UnknownWorkerError("w1"), KeyError, ["'w1'", "register_worker()"]),
+    (UnknownStepError("x", "etl", ["a", "b"]), KeyError, ["'x'", "'etl'", "'a', 'b'"]),
+    (BrokerError("cannot be reached"), ConnectionError, ["cannot be reached"]),
+    (StoreError("cannot be used"), OSError, ["cannot be used"]),
+    (StoreInUse("/a/runs.db", 17), OSError, ["/a/runs.db", "process 17"]),
+    (StoreDamaged("/a/runs.db", "cut"), OSError, ["/a/runs.db", "damaged: cut"]),
     (IllegalMove("step 'a'", "FAILED", "READY", "attempts 3"), RuntimeError, ["FAILED", "READY", "attempts 3", "bug"]),
 ]
 ALL = {

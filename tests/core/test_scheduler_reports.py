@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from fuseline.encoding import encode
 from fuseline.messages import FailureDecision, ReportAnswer
 from fuseline.policies import RetryPolicy
 from fuseline.scheduler import Answer, Finished
 from fuseline.states import State
-from fuseline.values import encode
 
 from .helpers import ACCEPTED, STALE, UNKNOWN, Bench, dag, error_info, report_of
 

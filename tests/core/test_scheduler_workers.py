@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from fuseline.encoding import decode_error
 from fuseline.errors import UnknownWorkerError, WorkflowChangedError
 from fuseline.policies import RetryPolicy
 from fuseline.scheduler import Finished, StepsReady
 from fuseline.scheduler.core import MAX_RESTARTS
 from fuseline.states import State
-from fuseline.values import decode_error
 
 from .helpers import ACCEPTED, STALE, Bench, dag
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from fuseline.encoding import decode, encode, encode_checked
 from fuseline.errors import NotPicklableError
-from fuseline.values import Value, decode, encode, encode_checked
+from fuseline.values import Value
 
 from .helpers import HANG
 
@@ -129,7 +130,7 @@ def test_an_error_while_encoding_leaves_no_half_value():
 
 
 MAIN = """
-    from fuseline.values import encode, encode_error
+    from fuseline.encoding import encode, encode_error
 
     class Thing:
         def __init__(self, value): self.value = value

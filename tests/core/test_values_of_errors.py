@@ -9,8 +9,9 @@ import threading
 import msgspec
 import pytest
 
+from fuseline.encoding import decode_error, encode_error
 from fuseline.errors import RemoteStepError, RemoteTraceback, StepTimedOut
-from fuseline.values import ErrorInfo, Value, decode_error, encode_error, type_names
+from fuseline.values import ErrorInfo, Value, type_names
 
 
 def raised(error: BaseException) -> BaseException:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from fuseline.encoding import encode
 from fuseline.errors import NotPicklableError
 from fuseline.executors import LokyExecutor
 from fuseline.messages import StepAssignment
 from fuseline.testing.contract import Bench, error_of, result_of
 from fuseline.testing.steps import Echo
-from fuseline.values import encode
 
 
 class OddText(str):
