@@ -283,7 +283,7 @@ class Store:
                 ],
             )
         for run in changes.revived:
-            self._revive(run, epoch)
+            self._revive(run)
         if changes.steps:
             rows = [_step_row(run, step, result, epoch) for (run, step), result in changes.steps.items()]
             self._insert("steps", _STEP_COLUMNS, rows)
@@ -334,9 +334,12 @@ class Store:
     def _names(self, sql: str, values: Sequence[Any]) -> list[str]:
         return [name for (name,) in self._run(sql, values)]
 
-    def _revive(self, run: Run, epoch: float) -> None:
+    def _revive(self, run: Run) -> None:
         """Write all of a run anew, of another version of its workflow perhaps."""
-        self._run("UPDATE runs SET workflow = ? WHERE number = ?", (self._key(run.plan.schema), run.number))
+        self._run(
+            "UPDATE runs SET workflow = ?, inputs = ? WHERE number = ?",
+            (self._key(run.plan.schema), _packed_inputs(run), run.number),
+        )
         self._run("DELETE FROM steps WHERE place BETWEEN ? AND ?", _places(run.number))
 
     def _run_row(self, run: Run, epoch: float) -> tuple[Any, ...]:
@@ -348,7 +351,7 @@ class Store:
             run.cancelled,
             _pack(run.failed_steps),
             run.started_by,
-            _pack({name: _stored(value) for name, value in run.inputs.items()}),
+            _packed_inputs(run),
             run.created + epoch,
             _shifted(run.started, epoch),
             _shifted(run.finished, epoch),
@@ -629,9 +632,11 @@ def _step_row(run: Run, step: int, result: Value | None, epoch: float) -> tuple[
     )
 
 
-def _stored(value: Value) -> Value:
-    """Return a value as the store knows it."""
-    return Value(file=os.path.basename(value.file)) if value.file else value
+def _packed_inputs(run: Run) -> bytes:
+    """Return the inputs of a run as the store knows them: with names of files, where others have paths."""
+    return _pack(
+        {name: Value(file=os.path.basename(value.file)) if value.file else value for name, value in run.inputs.items()}
+    )
 
 
 def _shifted(moment: float | None, by: float) -> float | None:

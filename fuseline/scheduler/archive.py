@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fuseline.errors import UnknownInputError
 from fuseline.records import RunRecord, StepRecord
 from fuseline.scheduler.plan import Plan
 from fuseline.scheduler.run import Run
@@ -124,10 +125,17 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
 
     What succeeded or was skipped is kept, unless a step that starts anew needs a result that is no longer there.
 
+    Inputs that nothing takes any more are dropped.
+
     Raises:
-        WorkflowError: the inputs of the run do not fit the plan.
+        UnboundParameterError: a step of the plan needs an input that the run does not have.
     """
-    bound = plan.bind(record.inputs)
+    inputs = dict(record.inputs)
+    try:
+        bound = plan.bind(inputs)
+    except UnknownInputError as error:  # nothing takes them any more
+        inputs = {name: value for name, value in inputs.items() if name not in error.names}
+        bound = plan.bind(inputs)
     kept = {State.SUCCEEDED, State.SKIPPED}
     steps = [record.steps.get(name, StepRecord(state=State.PENDING)) for name in plan.names]
     anew = [step for step, known in enumerate(steps) if known.state not in kept]
@@ -147,6 +155,7 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
         outputs=plan.schema.outputs,
         state=State.RUNNING if record.started is not None else State.PENDING,
         cancelled=False,
+        inputs=inputs,
         steps=dict(zip(plan.names, steps, strict=True)),
         failed=(),
         finished=None,

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from fuseline import ProcessEngine, RunFailed, Step, Workflow
+from fuseline import ProcessEngine, RunFailed, Workflow
 from fuseline.attempt import build_shared_dict
-from fuseline.broker.local import LocalBroker
+from fuseline.broker import LocalBroker
 from fuseline.errors import (
     BrokerError,
     RunCancelled,
@@ -36,59 +34,8 @@ from fuseline.states import State
 from fuseline.testing import Gate
 from fuseline.testing.gate import HANG
 
-
-class Add(Step):
-    def run_step(self, a: int, b: int = 10) -> int:
-        return a + b
-
-
-class Double(Step):
-    def run_step(self, x: int) -> int:
-        return 2 * x
-
-
-class Fail(Step):
-    def run_step(self) -> None:
-        raise KeyError("no")
-
-
-class Log(Step):
-    """Writes its start and end to a file."""
-
-    def run_step(self, path: str, number: int) -> int:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(fd, f"start {number} {os.getpid()}\n".encode())
-        os.write(fd, f"end {number} {os.getpid()}\n".encode())
-        os.close(fd)
-        return number
-
-
-def adding() -> Workflow:
-    add, double = Add(), Double()
-    add >> double
-    return Workflow(outputs=[double], name="adding")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture(params=["stored", "unstored"])
-def broker(request: pytest.FixtureRequest, store: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(store if request.param == "stored" else None) as broker:
-        yield broker
-    wait_gone(broker.pid)
-
-
-def wait_gone(pid: int) -> None:
-    """Wait until a process that is no child of ours has ended."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    assert select.select([fd], [], [], HANG)[0]
-    os.close(fd)
+from .conftest import wait_gone
+from .workflows import Double, Fail, Log, adding, starts
 
 
 def work(broker: LocalBroker, *workflows: Workflow, executor: str = "inline") -> None:
@@ -247,7 +194,7 @@ def test_the_story_of_a_run_is_kept(store: Path) -> None:
 
 def test_runs_outlive_the_broker_process(store: Path, tmp_path: Path) -> None:
     workflow = Workflow(outputs=[Log()], name="log")
-    inputs = [{"path": str(tmp_path / "log"), "number": i} for i in range(300)]
+    inputs = [{"log": str(tmp_path / "log"), "number": i} for i in range(300)]
     with LocalBroker(store) as broker, ProcessEngine(broker, [workflow], processes=2) as engine:
         runs = broker.dispatch_many(workflow.to_schema(), inputs)
         thread = threading.Thread(target=engine.work)
@@ -258,8 +205,7 @@ def test_runs_outlive_the_broker_process(store: Path, tmp_path: Path) -> None:
         thread.join(HANG)
         assert not thread.is_alive()
         assert [broker.result(run) for run in runs] == list(range(300))
-    lines = Counter(line.split()[1] for line in (tmp_path / "log").read_text().splitlines() if line.startswith("start"))
-    assert lines == dict.fromkeys(map(str, range(300)), 1)
+    assert Counter(starts(tmp_path / "log")) == dict.fromkeys(map(str, range(300)), 1)
 
 
 def test_a_broker_without_a_store_ends_with_its_process() -> None:

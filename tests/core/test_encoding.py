@@ -343,7 +343,7 @@ def test_only_what_may_fail_to_load_is_loaded_as_a_check(monkeypatch):
 
 @pytest.mark.parametrize("value", [b"x" * 100, [b"x" * 100]])
 def test_a_value_larger_than_a_message_takes_is_refused(monkeypatch, value):
-    monkeypatch.setattr("fuseline.values._MOST_BYTES", 100)
+    monkeypatch.setattr("fuseline.encoding._MOST_BYTES", 100)
     with pytest.raises(NotPicklableError, match="Store it and send its path"):
         encode_checked(value, "it")
     with pytest.raises(NotPicklableError, match="cannot send the input 'x': it is"):

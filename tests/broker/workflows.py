@@ -1,0 +1,79 @@
+"""Steps and workflows that the tests of brokers share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fuseline import Step, Workflow
+from fuseline.testing import Gate
+
+
+class Add(Step):
+    def run_step(self, a: int, b: int = 10) -> int:
+        return a + b
+
+
+class Double(Step):
+    def run_step(self, x: int) -> int:
+        return 2 * x
+
+
+class Fail(Step):
+    def run_step(self) -> None:
+        raise KeyError("no")
+
+
+class FailUnless(Step):
+    """Fails until there is a file."""
+
+    def run_step(self, path: str, x: int) -> int:
+        if not os.path.exists(path):
+            raise FileNotFoundError(path)
+        return x
+
+
+class Log(Step):
+    """Writes its start and end to a file."""
+
+    def run_step(self, log: str, number: int) -> int:
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, f"start {number} {os.getpid()}\n".encode())
+        os.write(fd, f"end {number} {os.getpid()}\n".encode())
+        os.close(fd)
+        return number
+
+
+class Hold(Step):
+    """Runs until its gate opens."""
+
+    def run_step(self, gate: Gate) -> str:
+        gate.enter()
+        return "held"
+
+
+class Bytes(Step):
+    def run_step(self, size: int) -> bytes:
+        return b"x" * size
+
+
+class Length(Step):
+    def run_step(self, data: bytes) -> int:
+        return len(data)
+
+
+def adding() -> Workflow:
+    add, double = Add(), Double()
+    add >> double
+    return Workflow(outputs=[double], name="adding")
+
+
+def starts(log: Path) -> list[str]:
+    """Return what was started, in order."""
+    return [line.split()[1] for line in log.read_text().splitlines() if line.startswith("start")]
+
+
+def values_of(store: Path) -> list[Any]:
+    """Return the files of large values beside a store."""
+    return sorted(store.with_name(store.name + ".files").joinpath("values").iterdir())
