@@ -426,7 +426,7 @@ class Housing:
         self.commit()
         removed = store.prune(None if keep_for is None else time.time() - keep_for, keep_runs)
         if not removed:
-            store.remove_files(store.leftovers(time.time()))
+            store.sweep()
             store.shrink()
         return removed
 

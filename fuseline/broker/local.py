@@ -37,7 +37,7 @@ from fuseline.broker.local_stream import LocalStream
 from fuseline.broker.local_worker import LocalWorker, OnPush
 from fuseline.broker.server_main import Start
 from fuseline.broker.store import Durability
-from fuseline.broker.store_file import read_owner
+from fuseline.broker.store.file import read_owner
 from fuseline.broker.wire import (
     BrokerStatus,
     Cancel,

@@ -29,7 +29,7 @@ from fuseline.broker.door import Door, knock, runtime_folder
 from fuseline.broker.link import ClientLink, LinkLost, ServerLink
 from fuseline.broker.server import Retention, Server
 from fuseline.broker.store import Durability, Store
-from fuseline.broker.store_file import read_owner
+from fuseline.broker.store.file import read_owner
 from fuseline.broker.wire import Done, Refused, Retire
 from fuseline.errors import BrokerError, FuselineError, StoreInUse
 

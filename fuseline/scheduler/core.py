@@ -242,7 +242,9 @@ class Scheduler:
             # It comes back and registers, or somebody finds that it is gone.
             self._workers.setdefault(worker_id, _Worker()).held[token] = None
             self._live[token] = (worker_id, run, step)
-        for step in run.due:
+        for step, due in run.due.items():
+            # Never longer than it was to wait when it failed: the clock on the wall may have been moved meanwhile.
+            run.due[step] = min(due, now + due - run.step_started.get(step, now))
             self._await_retry(run, step)
         if run.ready:
             flow.ready.add(run)

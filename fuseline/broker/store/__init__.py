@@ -1,0 +1,22 @@
+"""The store: runs in one SQLite file, written by one process.
+
+::
+
+    workflows   a schema, once for each of its versions
+    runs        a row for each run
+    steps       a row for each step of which an attempt has ended, or that was settled; one that waits needs none
+    moves       the story: a row for each move of a run or step, never changed; that a step was handed out is only here
+    files       a row for each value that is in a file beside the store
+
+Everything that a batch of events has changed goes into one transaction, and nobody is told before it is committed. What
+others rely on (outcomes, dispatches, cancellations) is synced to the disk with ``durability="power"``; claims, which
+mean nothing after a power cut, ride along with the next sync.
+
+``file`` is who may open it, ``database`` the connection, ``changes`` what is to be written, ``rows`` how that looks,
+``store`` all that is asked and written.
+"""
+
+from fuseline.broker.store.changes import Changes, Moment
+from fuseline.broker.store.store import Durability, Store
+
+__all__ = ["Changes", "Durability", "Moment", "Store"]

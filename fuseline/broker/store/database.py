@@ -1,0 +1,167 @@
+"""The database: one SQLite file, opened by one process, with settings that are known to hold."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fuseline import faults
+from fuseline.broker.store.file import APPLICATION_ID, VERSION, check_version
+from fuseline.errors import StoreDamaged, StoreError
+
+__all__ = ["Database"]
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('epoch', 0);
+CREATE TABLE workflows (
+    key INTEGER PRIMARY KEY, workflow_id TEXT NOT NULL, fingerprint TEXT NOT NULL, schema TEXT NOT NULL,
+    UNIQUE (workflow_id, fingerprint));
+CREATE TABLE runs (
+    number INTEGER PRIMARY KEY, instance_id TEXT NOT NULL UNIQUE, workflow INTEGER NOT NULL REFERENCES workflows,
+    state TEXT NOT NULL, cancelled INTEGER NOT NULL, failed BLOB NOT NULL, started_by TEXT, inputs BLOB NOT NULL,
+    created REAL NOT NULL, started REAL, finished REAL);
+CREATE INDEX open_runs ON runs (number) WHERE finished IS NULL;
+CREATE INDEX ended_runs ON runs (finished) WHERE finished IS NOT NULL;
+CREATE TABLE steps (
+    place INTEGER PRIMARY KEY, state TEXT NOT NULL, attempts INTEGER NOT NULL, restarts INTEGER NOT NULL,
+    failures BLOB, result, error BLOB, cause TEXT NOT NULL,
+    started REAL, finished REAL, due REAL, unwanted INTEGER NOT NULL);
+CREATE TABLE moves (
+    run INTEGER NOT NULL, seq INTEGER NOT NULL, step TEXT, state TEXT NOT NULL, attempt INTEGER, cause TEXT NOT NULL,
+    at REAL NOT NULL, token INTEGER, worker_id TEXT, PRIMARY KEY (run, seq)) WITHOUT ROWID;
+CREATE TABLE files (name TEXT PRIMARY KEY, run INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX files_of_runs ON files (run);
+"""
+
+
+class Database:
+    """A connection to the file. Every method raises ``StoreError`` where SQLite cannot do it.
+
+    Args:
+        path: the file; its tables are made if there are none. The right to open it must have been acquired.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._synced: bool | None = None  #: whether commits are synced right now
+        with self._translated():
+            self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=64)
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._set("locking_mode", "exclusive")
+        (version,) = self.one("PRAGMA user_version")
+        (tables,) = self.one("SELECT count(*) FROM sqlite_schema")
+        if not tables:
+            self._create()
+        check_version(self._path, version)
+        self._set("journal_mode", "wal")
+
+    def _create(self) -> None:
+        """Make the tables, all or nothing."""
+        self._set("auto_vacuum", 2)  # incremental: the file can shrink
+        with self.transaction(syncs=True):
+            for statement in _TABLES.split(";"):
+                if statement.strip():
+                    self.run(statement)
+            self.run(f"PRAGMA application_id = {APPLICATION_ID}")
+            self.run(f"PRAGMA user_version = {VERSION}")
+
+    def _set(self, name: str, value: object) -> None:
+        """Set a pragma, and make sure that it is set."""
+        self.run(f"PRAGMA {name} = {value}")
+        (actual,) = self.one(f"PRAGMA {name}")
+        if actual != value:
+            raise StoreError(f"the store {self._path} cannot be used: SQLite has {name}={actual}, not {value}.")
+
+    def close(self) -> None:
+        """Write everything into the one file, and close it. May be called twice."""
+        with self._translated():
+            self._connection.close()
+
+    # -- statements ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self, *, syncs: bool) -> Iterator[None]:
+        """Let what is done in the ``with`` statement happen as a whole, or not at all.
+
+        Args:
+            syncs: whether it survives a power cut when this has returned; if not, it does so with the next that syncs.
+        """
+        if syncs is not self._synced:
+            self._set("synchronous", 2 if syncs else 1)  # FULL, NORMAL
+            self._synced = syncs
+        self.run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.run("COMMIT")
+        except BaseException:
+            with self._translated():
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            raise
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Execute a statement; what is left of its rows is fetched as they are asked for."""
+        faults.point("sql")
+        with self._translated():
+            return self._connection.execute(sql, values)
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement once for each row of values."""
+        faults.point("sql")
+        with self._translated():
+            self._connection.executemany(sql, rows)
+
+    def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows, or replace those of the same key."""
+        marks = ", ".join("?" * len(rows[0]))
+        self.run_many(f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})", rows)
+
+    def all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows that a query finds."""
+        cursor = self.run(sql, values)
+        with self._translated():
+            return cursor.fetchall()
+
+    def one(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """Return the first row that a query finds, or None."""
+        cursor = self.run(sql, values)
+        with self._translated():
+            return cursor.fetchone()
+
+    def texts(self, sql: str, values: Sequence[Any] = ()) -> list[str]:
+        """Return the first column of all rows that a query finds."""
+        return [row[0] for row in self.all(sql, values)]
+
+    def shrink(self) -> None:
+        """Give back to the file system what the file does not need."""
+        faults.point("sql")
+        with self._translated():
+            self._connection.executescript("PRAGMA incremental_vacuum")  # execute() would stop after the first page
+        self.all("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what SQLite raises into what a user can act on."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                raise StoreDamaged(self._path, str(error)) from error
+            if name.startswith("SQLITE_FULL"):
+                advice = "Make room on its disk."
+            elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                advice = "Another program has it open; close that first."
+            else:
+                advice = "See that its disk and directory are there and can be written."
+            raise StoreError(f"the store {self._path} cannot be used: {error}. {advice}") from error

@@ -1,0 +1,181 @@
+"""Rows of the tables: made of runs, and made into records again.
+
+A value in a file is known to the store by the name of the file, and to all others by its path, so that a store can be
+moved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fuseline.records import RunRecord, StepRecord
+from fuseline.scheduler.archive import record_step
+from fuseline.scheduler.run import Run
+from fuseline.schema import WorkflowSchema
+from fuseline.states import State
+from fuseline.values import ErrorInfo, Value
+
+__all__ = [
+    "MOVE_COLUMNS",
+    "RUN_COLUMNS",
+    "STEP_COLUMNS",
+    "changed_run_row",
+    "packed_inputs",
+    "place_of",
+    "places_of",
+    "run_record",
+    "run_row",
+    "step_row",
+]
+
+RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, failed, started_by, inputs, created, started, finished"
+STEP_COLUMNS = "place, state, attempts, restarts, failures, result, error, cause, started, finished, due, unwanted"
+MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at, token, worker_id"
+#: A step's row is found by one number: that of its run, shifted, and its own.
+_SHIFT = 24
+
+_pack = msgspec.msgpack.encode
+_unpack_inputs = msgspec.msgpack.Decoder(dict[str, Value]).decode
+_unpack_error = msgspec.msgpack.Decoder(ErrorInfo).decode
+_unpack_failures = msgspec.msgpack.Decoder(dict[int, int]).decode
+_unpack_numbers = msgspec.msgpack.Decoder(list[int]).decode
+
+
+def place_of(run: Run, step: int) -> int:
+    """Return the key of the row of a step."""
+    return (run.number << _SHIFT) + step
+
+
+def places_of(number: int) -> tuple[int, int]:
+    """Return the first and the last key that rows of this run's steps can have."""
+    return number << _SHIFT, ((number + 1) << _SHIFT) - 1
+
+
+# -- to the store -----------------------------------------------------------------------------------------------------
+# ``epoch`` is what to add to the seconds of a run to get seconds since the epoch.
+
+
+def run_row(run: Run, workflow: int, epoch: float) -> tuple[Any, ...]:
+    """Return the row of a new run, whose workflow has this key."""
+    return (
+        run.number,
+        run.instance_id,
+        workflow,
+        run.state,
+        run.cancelled,
+        _pack(run.failed_steps),
+        run.started_by,
+        packed_inputs(run),
+        run.created + epoch,
+        _shifted(run.started, epoch),
+        _shifted(run.finished, epoch),
+    )
+
+
+def changed_run_row(run: Run, epoch: float) -> tuple[Any, ...]:
+    """Return what may change of a run: state, cancelled, failed, started_by, started, finished; then its number."""
+    started, finished = _shifted(run.started, epoch), _shifted(run.finished, epoch)
+    return (run.state, run.cancelled, _pack(run.failed_steps), run.started_by, started, finished, run.number)
+
+
+def packed_inputs(run: Run) -> bytes:
+    """Return the inputs of a run as a column."""
+    inputs = run.inputs.items()
+    return _pack({name: Value(file=os.path.basename(value.file)) if value.file else value for name, value in inputs})
+
+
+def step_row(run: Run, step: int, result: Value | None, epoch: float) -> tuple[Any, ...]:
+    """Return the row of a step."""
+    record = record_step(run, step, epoch)
+    return (
+        place_of(run, step),
+        record.state,
+        record.attempts,
+        record.restarts,
+        _pack(record.failures) if record.failures else None,
+        None if result is None else (os.path.basename(result.file) or result.data),
+        None if record.error is None else _pack(record.error),
+        record.cause,
+        record.started,
+        record.finished,
+        record.due,
+        record.unwanted,
+    )
+
+
+def _shifted(moment: float | None, by: float) -> float | None:
+    return None if moment is None else moment + by
+
+
+# -- from the store ---------------------------------------------------------------------------------------------------
+
+
+def run_record(
+    row: Sequence[Any],
+    step_rows: Iterable[Sequence[Any]],
+    claims: Iterable[Sequence[Any]],
+    schema: WorkflowSchema,
+    folder: Path,
+) -> RunRecord:
+    """Return the record of a run.
+
+    Args:
+        claims: ``(step, attempt, token, worker_id, at)`` of the steps that were handed out, and nothing since then.
+        folder: of the files of values.
+    """
+    number, instance_id, _, state, cancelled, failed, started_by, inputs, created, started, finished = row
+    names = [step.name for step in schema.steps]
+    steps = dict.fromkeys(names, StepRecord(state=State.PENDING))
+    first, _ = places_of(number)
+    for step_row in step_rows:
+        steps[names[step_row[0] - first]] = _step_record(step_row, folder)
+    for name, attempt, token, worker_id, at in claims:
+        if name in steps:
+            steps[name] = msgspec.structs.replace(
+                steps[name], state=State.RUNNING, attempts=attempt, token=token, worker_id=worker_id, started=at
+            )
+    return RunRecord(
+        instance_id=instance_id,
+        number=number,
+        workflow_id=schema.workflow_id,
+        workflow=schema.name,
+        outputs=schema.outputs,
+        state=State(state),
+        cancelled=bool(cancelled),
+        inputs={name: _located(value, folder) for name, value in _unpack_inputs(inputs).items()},
+        steps=steps,
+        failed=tuple(names[step] for step in _unpack_numbers(failed)),
+        started_by=started_by,
+        created=created,
+        started=started,
+        finished=finished,
+    )
+
+
+def _step_record(row: Sequence[Any], folder: Path) -> StepRecord:
+    _, state, attempts, restarts, failures, result, error, cause, started, finished, due, unwanted = row
+    value = None
+    if result is not None:
+        value = _located(Value(file=result), folder) if isinstance(result, str) else Value(result)
+    return StepRecord(
+        state=State(state),
+        attempts=attempts,
+        restarts=restarts,
+        failures={} if failures is None else _unpack_failures(failures),
+        result=value,
+        error=None if error is None else _unpack_error(error),
+        cause=cause,
+        started=started,
+        finished=finished,
+        due=due,
+        unwanted=bool(unwanted),
+    )
+
+
+def _located(value: Value, folder: Path) -> Value:
+    return Value(file=str(folder / value.file)) if value.file else value
