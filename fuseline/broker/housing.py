@@ -149,21 +149,22 @@ class Housing:
     def _moved(self, moved: Moved, now: float) -> None:
         run = self._core.runs[moved.instance_id]
         token = worker_id = None
-        if moved.step_name is None:
-            self._changes.runs[run] = None
-        else:
+        if moved.step_name is not None:
             step = run.plan.index[moved.step_name]
             if moved.state is State.RUNNING:
                 token, worker_id = run.running[step], run.workers[step]
             elif moved.state is not State.READY or run.attempts[step]:
                 self._changes.steps.setdefault((run, step), None)
-            if moved.state is State.FAILED:
-                self._changes.runs[run] = None  # which has a list of the steps that failed
-        self._note(Moment(run, moved.step_name, moved.state, moved.attempt, moved.cause, now, token, worker_id))
+        if moved.state is State.FAILED or (moved.step_name is None and moved.state.is_settled):
+            self._changes.runs[run] = None  # its end, or its list of the steps that failed
+        moment = Moment(run, moved.step_name, moved.state, moved.attempt, moved.cause, now, token, worker_id)
+        # When a run began and ended, and with which steps, can be seen without a row for it.
+        self._note(moment, stored=moved.step_name is not None and run.started is not None)
 
-    def _note(self, moment: Moment) -> None:
-        """Let the store and the watchers know of a move."""
-        self._changes.moves.append(moment)
+    def _note(self, moment: Moment, *, stored: bool = True) -> None:
+        """Let the watchers know of a move, and the store."""
+        if stored:
+            self._changes.moves.append(moment)
         if self.watched:
             move = Move(
                 step_name=moment.step_name,
@@ -193,9 +194,15 @@ class Housing:
 
     # -- dispatching --------------------------------------------------------------------------------------------------
 
-    def dispatch(self, schema: WorkflowSchema, instance_id: str, inputs: dict[str, Value]) -> None:
-        """Create a run, unless there is one of this id: then the request is one that was sent twice."""
-        if not self._is_known(instance_id):
+    def dispatch(
+        self, schema: WorkflowSchema, instance_id: str, inputs: dict[str, Value], *, again: bool = False
+    ) -> None:
+        """Create a run.
+
+        Args:
+            again: whether the request may have come before: if there is a run of this id, it is that one.
+        """
+        if not (again and self._is_known(instance_id)):
             self._handle(RunDispatched(instance_id, schema, inputs), matters=True)
             self._changes.new_runs.append(self._core.runs[instance_id])
 
@@ -241,7 +248,10 @@ class Housing:
         plan = Plan(schema)
         revived = revive_record(record, plan)
         self._handle(RunRestored(schema, revived, self._epoch), matters=True)
-        self._note_revival(self._core.runs[instance_id], revived)
+        run = self._core.runs[instance_id]
+        assert record.finished is not None
+        self._changes.moves.append(Moment(run, None, record.state, None, "", record.finished - self._epoch, None, None))
+        self._note_revival(run, revived)
         return True
 
     def _note_revival(self, run: Run, record: RunRecord) -> None:
@@ -381,15 +391,16 @@ class Housing:
 
     def records(self, workflow_id: str | None, state: State | None, limit: int | None) -> list[RunRecord]:
         """Return how the runs stand, oldest first: those of a workflow, in a state, so many of the newest."""
-        if self._store is not None:
-            self.commit()
-            return [record for _, record in self._store.load_all(workflow_id, state, limit)]
-        found = [
+        held = [
             run
             for run in self._core.runs.values()
             if workflow_id in (None, run.plan.workflow_id) and state in (None, run.state)
         ]
-        return [record_run(run, self._epoch) for run in (found if limit is None else found[len(found) - limit :])]
+        if self._store is None or state in (State.PENDING, State.RUNNING):
+            held.sort(key=lambda run: run.number)
+            return [record_run(run, self._epoch) for run in (held if limit is None else held[-limit:] if limit else [])]
+        self.commit()
+        return [self.record(instance_id) for instance_id in self._store.ids(workflow_id, state, limit)]
 
     def find(self, prefix: str, limit: int) -> list[str]:
         """Return the ids of runs that begin like this, ``limit`` at most, the newest first."""
@@ -401,10 +412,9 @@ class Housing:
 
     def counts(self) -> dict[str, int]:
         """Return how many runs there are, by state."""
-        if self._store is not None:
-            self.commit()
-            return self._store.counts()
-        return dict(Counter(run.state.value for run in self._core.runs.values()))
+        self.commit()
+        held = Counter(run.state.value for run in self._core.runs.values())
+        return dict(held + Counter({} if self._store is None else self._store.counts()))
 
     def workers(self) -> list[WorkerInfo]:
         """Return who works for this broker."""

@@ -219,6 +219,8 @@ class LocalBroker(Broker):
                 if time.monotonic() >= give_up:
                     raise BrokerError("the broker process ends again and again. See what it prints.") from error
                 self._replace(link)
+                if isinstance(request, Dispatch):
+                    request = msgspec.structs.replace(request, again=True)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -368,7 +368,7 @@ class Server:
     def _dispatch(self, link: ServerLink, request: Dispatch) -> FromBroker:
         schema = self._schema((request.workflow_id, request.fingerprint))
         for instance_id, inputs in request.runs:
-            self._housing.dispatch(schema, instance_id, inputs)
+            self._housing.dispatch(schema, instance_id, inputs, again=request.again)
         return Done()
 
     def _register(self, link: ServerLink, request: Register) -> FromBroker:

@@ -93,11 +93,12 @@ class Know(_Message, frozen=True):
 
 
 class Dispatch(_Message, frozen=True):
-    """Asks for runs. Runs whose ids are known are there already: the message is one that was sent twice."""
+    """Asks for runs. The ids are made by who asks, so that what is sent twice can be told."""
 
     workflow_id: str
     fingerprint: str
     runs: list[tuple[str, dict[str, Value]]]  #: (instance_id, inputs)
+    again: bool = False  #: whether it may have come before, over a link that was lost
 
 
 class Register(_Message, frozen=True):

@@ -5,7 +5,8 @@
     workflows   a schema, once for each of its versions
     runs        a row for each run
     steps       a row for each step of which an attempt has ended, or that was settled; one that waits needs none
-    moves       the story: a row for each move of a run or step, never changed; that a step was handed out is only here
+    moves       the story: a row for each move of a step, never changed; that it was handed out is only here. A move
+                that follows from what is elsewhere, such as the end of a run, has none
     files       a row for each value that is in a file beside the store
 
 Everything that a batch of events has changed goes into one transaction, and nobody is told before it is committed. What

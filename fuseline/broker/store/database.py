@@ -121,10 +121,15 @@ class Database:
         with self._translated():
             self._connection.executemany(sql, rows)
 
-    def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert rows, or replace those of the same key."""
+    def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]], *, replace: bool = False) -> None:
+        """Insert rows.
+
+        Args:
+            replace: whether there may be some of the same keys, whose place they take.
+        """
         marks = ", ".join("?" * len(rows[0]))
-        self.run_many(f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})", rows)
+        verb = "REPLACE" if replace else "INSERT"
+        self.run_many(f"{verb} INTO {table} ({columns}) VALUES ({marks})", rows)
 
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows that a query finds."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,7 @@ __all__ = [
     "MOVE_COLUMNS",
     "RUN_COLUMNS",
     "STEP_COLUMNS",
+    "Claims",
     "changed_run_row",
     "packed_inputs",
     "place_of",
@@ -115,17 +116,21 @@ def _shifted(moment: float | None, by: float) -> float | None:
 # -- from the store ---------------------------------------------------------------------------------------------------
 
 
+class Claims(NamedTuple):
+    """What only the moves of a run say: that a step was handed out is not written anywhere else."""
+
+    #: (step, attempt, token, worker_id, at) of each step that was handed out, and nothing since then
+    live: Sequence[Sequence[Any]] = ()
+    started: float | None = None  #: when the first one was handed out, since the run was dispatched or resumed
+    started_by: str | None = None  #: and to whom
+
+
 def run_record(
-    row: Sequence[Any],
-    step_rows: Iterable[Sequence[Any]],
-    claims: Iterable[Sequence[Any]],
-    schema: WorkflowSchema,
-    folder: Path,
+    row: Sequence[Any], step_rows: Iterable[Sequence[Any]], claims: Claims, schema: WorkflowSchema, folder: Path
 ) -> RunRecord:
     """Return the record of a run.
 
     Args:
-        claims: ``(step, attempt, token, worker_id, at)`` of the steps that were handed out, and nothing since then.
         folder: of the files of values.
     """
     number, instance_id, _, state, cancelled, failed, started_by, inputs, created, started, finished = row
@@ -134,11 +139,14 @@ def run_record(
     first, _ = places_of(number)
     for step_row in step_rows:
         steps[names[step_row[0] - first]] = _step_record(step_row, folder)
-    for name, attempt, token, worker_id, at in claims:
+    for name, attempt, token, worker_id, at in claims.live:
         if name in steps:
             steps[name] = msgspec.structs.replace(
                 steps[name], state=State.RUNNING, attempts=attempt, token=token, worker_id=worker_id, started=at
             )
+    if finished is None:
+        started, started_by = started or claims.started, started_by or claims.started_by
+        state = State.PENDING if started is None else State.RUNNING
     return RunRecord(
         instance_id=instance_id,
         number=number,

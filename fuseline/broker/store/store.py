@@ -18,6 +18,7 @@ from fuseline.broker.store.rows import (
     MOVE_COLUMNS,
     RUN_COLUMNS,
     STEP_COLUMNS,
+    Claims,
     changed_run_row,
     packed_inputs,
     place_of,
@@ -126,7 +127,7 @@ class Store:
             self._revive(run)
         if changes.steps:
             rows = [step_row(run, step, result, epoch) for (run, step), result in changes.steps.items()]
-            self._db.insert("steps", STEP_COLUMNS, rows)
+            self._db.insert("steps", STEP_COLUMNS, rows, replace=True)
             self._add_files((run, value) for (run, _), value in changes.steps.items() if value is not None)
         for run in changes.runs:
             if run.state is State.SUCCEEDED:
@@ -146,7 +147,7 @@ class Store:
     def _add_files(self, values: Iterable[tuple[Run, Value]]) -> None:
         rows = [(os.path.basename(value.file), run.number) for run, value in values if value.file]
         if rows:
-            self._db.insert("files", "name, run", rows)
+            self._db.insert("files", "name, run", rows, replace=True)
 
     def _drop_results(self, run: Run) -> list[str]:
         """Keep the results of its outputs only; a run that was stopped keeps all, because it may be resumed.
@@ -287,8 +288,9 @@ class Store:
         )
 
     def counts(self) -> dict[str, int]:
-        """Return how many runs there are, by state."""
-        return dict(self._db.all("SELECT state, count(*) FROM runs GROUP BY state"))
+        """Return how many runs have ended, by state."""
+        sql = "SELECT state, count(*) FROM runs WHERE finished IS NOT NULL GROUP BY state"
+        return dict(self._db.all(sql))
 
     def load(self, instance_id: str) -> tuple[WorkflowSchema, RunRecord] | None:
         """Return a run and its workflow, or None if there is no such run."""
@@ -298,26 +300,34 @@ class Store:
         """Yield the runs that have not ended, oldest first."""
         return self._load("WHERE finished IS NULL ORDER BY number", ())
 
-    def load_all(
-        self, workflow_id: str | None, state: State | None, limit: int | None
-    ) -> list[tuple[WorkflowSchema, RunRecord]]:
-        """Return the runs, oldest first; only those of a workflow, or in a state, or so many of the newest."""
-        which = (
+    def ids(self, workflow_id: str | None, state: State | None, limit: int | None) -> list[str]:
+        """Return the ids of runs, oldest first: those of a workflow, that ended in a state, so many of the newest."""
+        found = self._db.texts(
+            "SELECT instance_id FROM runs "
             "WHERE (?1 IS NULL OR workflow IN (SELECT key FROM workflows WHERE workflow_id = ?1)) "
-            "AND (?2 IS NULL OR state = ?2) ORDER BY number DESC LIMIT ?3"
+            "AND (?2 IS NULL OR (state = ?2 AND finished IS NOT NULL)) ORDER BY number DESC LIMIT ?3",
+            (workflow_id, state, -1 if limit is None else limit),
         )
-        return list(self._load(which, (workflow_id, state, -1 if limit is None else limit)))[::-1]
+        return found[::-1]
 
     def story(self, instance_id: str) -> list[Move]:
         """Return all moves of a run and its steps, in their order; none if there is no such run."""
+        sql = "SELECT number, workflow, state, created, finished FROM runs WHERE instance_id = ?"
+        run = self._db.one(sql, (instance_id,))
+        if run is None:
+            return []
+        number, workflow, state, created, finished = run
         rows = self._db.all(
-            "SELECT step, state, attempt, cause, worker_id, at FROM moves "
-            "WHERE run = (SELECT number FROM runs WHERE instance_id = ?) ORDER BY seq",
-            (instance_id,),
+            "SELECT step, state, attempt, cause, worker_id, at FROM moves WHERE run = ? ORDER BY seq", (number,)
         )
+        # Moves that follow from others have no rows.
+        roots = [step.name for step in self._schema(workflow).steps if not step.predecessors]
+        first = [(name, State.READY, 0, "", None, created) for name in roots]
+        begin = [(None, State.RUNNING, None, "", None, row[5]) for row in rows if row[1] == State.RUNNING][:1]
+        end = [] if finished is None else [(None, state, None, "", None, finished)]
         return [
             Move(step_name=step, state=State(state), attempt=attempt, cause=cause, worker_id=worker_id, at=at)
-            for step, state, attempt, cause, worker_id, at in rows
+            for step, state, attempt, cause, worker_id, at in [*first, *begin, *rows, *end]
         ]
 
     def outcome(self, worker_id: str, report: StepReport) -> ReportAnswer | None:
@@ -333,8 +343,11 @@ class Store:
         end = self._db.one(sql, (*claim, report.step_name))
         if end is None:
             return None
+        # A run that ends does so in the same moment as the step that ended it.
         run_end = self._db.one(
-            "SELECT state FROM moves WHERE run = ? AND seq > ? AND step IS NULL AND at = ?", (*claim, end[1])
+            "SELECT state FROM runs WHERE number = ?1 AND finished = ?2 "
+            "UNION ALL SELECT state FROM moves WHERE run = ?1 AND step IS NULL AND at = ?2",
+            (claim[0], end[1]),
         )
         return ReportAnswer(
             status=ReportStatus.ACCEPTED,
@@ -347,16 +360,22 @@ class Store:
             number, schema, is_open = row[0], self._schema(row[2]), row[-1] is None
             sql = f"SELECT {STEP_COLUMNS} FROM steps WHERE place BETWEEN ? AND ?"
             step_rows = self._db.all(sql, places_of(number))
-            claims = self._claims(number) if is_open else []
+            claims = self._claims(number) if is_open else Claims()
             yield schema, run_record(row, step_rows, claims, schema, self.values_folder)
 
-    def _claims(self, number: int) -> list[tuple[Any, ...]]:
-        """Return ``(step, attempt, token, worker_id, at)`` of each step whose last move is that it was handed out."""
-        sql = (
+    def _claims(self, number: int) -> Claims:
+        """Return what the moves of a run that has not ended say, and nothing else does."""
+        live = self._db.all(
             "SELECT step, attempt, token, worker_id, at, max(seq) FROM moves WHERE run = ? AND step IS NOT NULL "
-            "GROUP BY step HAVING token IS NOT NULL"
+            "GROUP BY step HAVING token IS NOT NULL",
+            (number,),
         )
-        return [row[:5] for row in self._db.all(sql, (number,))]
+        first = self._db.one(
+            "SELECT at, worker_id FROM moves WHERE run = ?1 AND token IS NOT NULL AND seq > "
+            "(SELECT coalesce(max(seq), 0) FROM moves WHERE run = ?1 AND step IS NULL) ORDER BY seq LIMIT 1",
+            (number,),
+        )
+        return Claims([row[:5] for row in live], *(first or ()))
 
     def _schema(self, key: int) -> WorkflowSchema:
         schema = self._schemas.get(key)
