@@ -98,6 +98,11 @@ class Channel(Generic[M, S]):
         """Let a message go with the next ``flush``."""
         self._accepted.append(message)
 
+    @property
+    def backlog(self) -> int:
+        """How many messages are in no frame yet."""
+        return len(self._accepted)
+
     def replace(self, message: S) -> None:
         """Let this one go next, instead of those that are in no frame yet."""
         self._accepted = deque([message])

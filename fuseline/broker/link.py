@@ -120,11 +120,14 @@ class ClientLink:
 
         Raises:
             LinkLost: the link has ended.
+            FuselineError: the broker refuses what was posted.
         """
         with self._lock:
             self._check_open()
             if select.select([self._connection], [], [], 0)[0]:
                 self._read()
+            if self._answers and isinstance(refused := self._answers.pop(), Refused):
+                raise refused.error()
 
     def _read(self) -> None:
         """Wait for something, and take it in."""

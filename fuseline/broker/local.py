@@ -63,7 +63,7 @@ from fuseline.broker.wire import (
     ToBroker,
     Welcome,
 )
-from fuseline.errors import BrokerError, StoreInUse, UnknownWorkerError
+from fuseline.errors import BrokerError, FuselineError, StoreInUse, UnknownWorkerError
 from fuseline.messages import Notice, ReportAnswer, RunInfo, StepAssignment, StepReport
 from fuseline.presence import Presence
 from fuseline.records import Move, RunRecord
@@ -245,7 +245,7 @@ class LocalBroker(Broker):
                 with contextlib.suppress(Exception):
                     self.unregister_worker(worker_id)
             self._closed = True
-        with contextlib.suppress(LinkLost):
+        with contextlib.suppress(LinkLost, FuselineError):  # what was acknowledged is stored, whatever it says now
             self._main.call(Leave(), Done)
         self._main.close()
         if self._presence is not None:

@@ -18,7 +18,11 @@ __all__ = ["LocalStream"]
 
 
 class LocalStream(EventStream):
-    """Follows a broker process over a link of its own, which is made anew if the process is."""
+    """Follows a broker process over a link of its own, which is made anew if the process is.
+
+    What happens between the end of a link and the next one is missed, but for the end of a run that is followed. A
+    stream that nobody reads is cut off when it is 100,000 events behind.
+    """
 
     def __init__(self, connect: Callable[[OnPush], ClientLink], instance_id: str | None) -> None:
         self._connect = connect

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import selectors
 import threading
@@ -113,7 +112,11 @@ class LocalWorker:
         self._unanswered: deque[Ended] = deque()  #: reports that were traded
         self._answers: list[ReportAnswer] = []  #: to those before them, that ``trade`` has not returned yet
         self._assignments: list[StepAssignment] = []  #: likewise
-        self._link = self._connected()
+        try:
+            self._link = self._connected()
+        except BaseException:
+            self.news.close()
+            raise
 
     # -- the link -----------------------------------------------------------------------------------------------------
 
@@ -256,7 +259,10 @@ class LocalWorker:
     def close(self) -> None:
         """Say goodbye."""
         with self._lock:
-            with contextlib.suppress(LinkLost):
+            try:
                 self._link.call(Unregister(list(self._held)), Done)
-            self._link.close()
-            self.news.close()
+            except LinkLost:  # whoever has the store next will find that we are gone
+                pass
+            finally:
+                self._link.close()
+                self.news.close()

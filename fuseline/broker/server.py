@@ -84,6 +84,8 @@ _PATIENCE = 5.0
 _STRANGERS = 64
 #: Seconds between two looks for runs that need not be kept.
 _PRUNING = 60.0
+#: Events that a watcher may be behind.
+_MOST_BEHIND = 100_000
 #: Seconds between two looks whether a worker that left without a word is gone with all its processes.
 _LOOK = 0.005
 
@@ -336,6 +338,9 @@ class Server:
                         link.channel.put(Happened(instance_id, move))
             if link not in self._leaving:
                 self._flush(link)
+            if link.watches and link.channel.backlog > _MOST_BEHIND:
+                _log.warning("a watcher that does not keep up is cut off")
+                self._drop(link)
         housing.happened.clear()
         housing.watched = any(link.watches for link in self._links)
         if not self._is_done():  # else they hear of it when the store is closed

@@ -22,7 +22,6 @@ from fuseline.errors import (
     BrokerError,
     RunCancelled,
     RunNotFinished,
-    StoreError,
     UnknownInputError,
     UnknownRunError,
     UnknownWorkerError,
@@ -260,48 +259,3 @@ def test_the_step_of_a_worker_that_is_killed_goes_to_another(store: Path, tmp_pa
             assert second.wait(HANG) == 0
         [step] = broker.get_run(run).steps.values()
         assert step.attempts == 2
-
-
-# -- stores that cannot be used ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"hello", "is no store of fuseline"),
-        (b"SQLite format 3\0" + bytes(84), "of another program"),
-        (b"x" * 5000, "is no store of fuseline"),
-    ],
-)
-def test_a_file_that_is_no_store_is_refused_and_stays_as_it_is(store: Path, content: bytes, complaint: str) -> None:
-    store.write_bytes(content)
-    with pytest.raises(StoreError, match=complaint):
-        LocalBroker(store)
-    assert store.read_bytes() == content
-
-
-def test_a_store_that_was_cut_is_refused(store: Path) -> None:
-    with LocalBroker(store) as broker:
-        broker.dispatch_workflow(adding().to_schema(), {"a": 1})
-    wait_gone(broker.pid)
-    whole = store.read_bytes()
-    store.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StoreError, match="is damaged"):
-        LocalBroker(store)
-
-
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no directory"):
-        LocalBroker(tmp_path / "nowhere" / "runs.db")
-
-
-def test_a_store_of_a_newer_version_is_refused(store: Path) -> None:
-    with LocalBroker(store) as broker:
-        pass
-    wait_gone(broker.pid)
-    data = bytearray(store.read_bytes())
-    data[60:64] = (99).to_bytes(4, "big")
-    store.write_bytes(data)
-    with pytest.raises(StoreError, match="newer fuseline"):
-        LocalBroker(store)
-    assert store.read_bytes() == data

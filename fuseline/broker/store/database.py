@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ CREATE INDEX files_of_runs ON files (run);
 class Database:
     """A connection to the file. Every method raises ``StoreError`` where SQLite cannot do it.
 
+    Each opening counts: ``meta`` has the number of this one as ``epoch``.
+
     Args:
         path: the file; its tables are made if there are none. The right to open it must have been acquired.
     """
@@ -48,10 +51,15 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._synced: bool | None = None  #: whether commits are synced right now
+        self._files: dict[Path, tuple[int, int]] = {}  #: {path: what the file there is known by}
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=64)
         try:
             self._prepare()
+            with self.transaction(syncs=True):
+                self.run("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+            for each in (path, path.with_name(path.name + "-wal")):
+                self._files[each] = _identity(each)
         except BaseException:
             self._connection.close()
             raise
@@ -96,6 +104,7 @@ class Database:
         Args:
             syncs: whether it survives a power cut when this has returned; if not, it does so with the next that syncs.
         """
+        self._check_files()
         if syncs is not self._synced:
             self._set("synchronous", 2 if syncs else 1)  # FULL, NORMAL
             self._synced = syncs
@@ -108,6 +117,12 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             raise
+
+    def _check_files(self) -> None:
+        """Make sure that what is written can be found again: SQLite does not notice that its files were removed."""
+        for path, identity in self._files.items():
+            if _identity(path) != identity:
+                raise StoreError(f"the store {self._path} was removed or replaced while it was in use. Put it back.")
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Execute a statement; what is left of its rows is fetched as they are asked for."""
@@ -170,3 +185,12 @@ class Database:
             else:
                 advice = "See that its disk and directory are there and can be written."
             raise StoreError(f"the store {self._path} cannot be used: {error}. {advice}") from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what tells the file at ``path`` from another; (0, 0) if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino

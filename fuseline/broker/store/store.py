@@ -78,10 +78,8 @@ class Store:
                 for folder in (files, self.presence_folder, self.values_folder):
                     folder.mkdir(mode=0o700, exist_ok=True)
             self._db = Database(path)
-            with self._db.transaction(syncs=True):
-                self._db.run("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
-                (self.epoch,) = self._db.one("SELECT value FROM meta WHERE name = 'epoch'")
-                (self.last_number,) = self._db.one("SELECT coalesce(max(number), 0) FROM runs")
+            (self.epoch,) = self._db.one("SELECT value FROM meta WHERE name = 'epoch'")
+            (self.last_number,) = self._db.one("SELECT coalesce(max(number), 0) FROM runs")
             self.sweep()
         except BaseException:
             self.ownership.release()
