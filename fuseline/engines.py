@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import selectors
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -347,6 +348,7 @@ def run_once(
     Args:
         on_dispatch: called with the id of the run once it exists.
     """
+    is_shared = broker is not None
     broker = MemoryBroker() if broker is None else broker
     engine = _OneRunEngine(broker, [workflow], processes=processes, executor=executor)
     [lane] = engine._lanes
@@ -356,5 +358,26 @@ def run_once(
         served.observers.add(observer)
     instance_id = broker.dispatch_workflow(served.schema, inputs)
     on_dispatch(instance_id)
-    engine.work()
+    if is_shared:
+        _work_until_ended(engine, broker, instance_id)
+    else:
+        engine.work()
     return broker.result(instance_id)
+
+
+def _work_until_ended(engine: ProcessEngine, broker: Broker, instance_id: str) -> None:
+    """Let an engine work until one run has ended; there may be others, and always new ones."""
+
+    def stop() -> None:
+        for _ in events:
+            pass
+        engine.stop()
+
+    with broker.events(instance_id) as events:
+        watcher = threading.Thread(target=stop, name="fuseline-watcher", daemon=True)
+        watcher.start()
+        try:
+            engine.work()
+        finally:
+            events.close()
+            watcher.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class LocalStream(EventStream):
         self._instance_id = instance_id
         self._events: deque[RunEvent] = deque()
         self._ended = False
+        self._reading = threading.Lock()
         self._stop = Wakeup()
         self._link = self._watch()
 
@@ -63,18 +65,16 @@ class LocalStream(EventStream):
 
     def next_event(self, timeout: float | None = None) -> RunEvent | None:
         give_up = math.inf if timeout is None else time.monotonic() + timeout
-        while not self._events and not self._ended:
-            left = give_up - time.monotonic()
-            fds = [self._link.fileno(), self._stop.fileno()]
-            try:
+        with self._reading:
+            while not self._events and not self._ended:
+                left = give_up - time.monotonic()
+                fds = [self._link.fileno(), self._stop.fileno()]
                 readable, _, _ = select.select(fds, [], [], None if left == math.inf else max(0.0, left))
-            except (OSError, ValueError):  # closed meanwhile, by another thread
-                break
-            if not readable:
-                return None
-            if self._link.fileno() in readable:
-                self._take()
-        return self._events.popleft() if self._events else None
+                if not readable:
+                    return None
+                if not self._ended and self._link.fileno() in readable:
+                    self._take()
+            return self._events.popleft() if self._events else None
 
     def _take(self) -> None:
         try:
@@ -87,5 +87,6 @@ class LocalStream(EventStream):
     def close(self) -> None:
         self._ended = True
         self._stop.set()
-        self._link.close()
-        self._stop.close()
+        with self._reading:  # nobody waits on these descriptors any more, whose numbers may be used again
+            self._link.close()
+            self._stop.close()
