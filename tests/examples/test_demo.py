@@ -131,11 +131,11 @@ def test_demo_says_why_good_runs_failed(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "COMMAND"),
+        ([], "Missing command"),
         (["dance"], "dance"),
-        (["demo", "--limit", "0"], "--limit: '0' is not a whole number of 1 or more"),
-        (["demo", "--processes", "two"], "--processes: 'two' is not a whole number of 1 or more"),
-        (["demo", "--path", "nowhere"], "--path: there is no file or directory 'nowhere'"),
+        (["demo", "--limit", "0"], "'--limit': '0' is not a whole number of 1 or more"),
+        (["demo", "--processes", "two"], "'--processes': 'two' is not a whole number of 1 or more"),
+        (["demo", "--path", "nowhere"], "'--path': there is no file or directory 'nowhere'"),
         (["demo", "--path", "."], "there is no Python file at or below ."),
         (["demo", "--hostyle"], "--hostyle"),
     ],

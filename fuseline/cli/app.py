@@ -1,0 +1,79 @@
+"""What all commands have in common: what an error looks like, and which exit code it gives.
+
+An error is one sentence on standard error, without a traceback. What is no error of the user, of his steps or of his
+machine is a bug, and comes through as Python prints it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from fuseline.cli.text import printable
+from fuseline.errors import (
+    FuselineError,
+    UnboundParameterError,
+    UnknownExecutorError,
+    UnknownInputError,
+    UnsupportedPolicyError,
+)
+
+__all__ = ["Nonsense", "Problem", "complain", "run_app"]
+
+#: Errors that are about what was typed, not about what became of it.
+_NONSENSE = (UnknownInputError, UnboundParameterError, UnknownExecutorError, UnsupportedPolicyError)
+
+
+class Problem(click.ClickException):
+    """Something failed; the command ends with code 1."""
+
+    exit_code = 1
+
+
+class Nonsense(Problem):
+    """The command line makes no sense; the command ends with code 2."""
+
+    exit_code = 2
+
+
+def complain(message: str) -> None:
+    """Say on standard error what went wrong."""
+    click.echo(f"fuseline: {printable(message)}", err=True)
+
+
+def run_app(app: click.Command, argv: Sequence[str] | None) -> int:
+    """Run a command line and return the exit code; print what went wrong."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be anything
+    try:
+        code = app.main(argv, prog_name="fuseline", standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:
+        complain("ended by Ctrl-C")
+        return 130
+    except click.UsageError as error:
+        complain(_usage(error))
+        return 2
+    except click.ClickException as error:
+        complain(error.format_message())
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 1
+    except (FuselineError, OSError) as error:
+        complain(str(error))
+        return 2 if isinstance(error, _NONSENSE) else 1
+    except SystemExit as end:  # by SIGTERM, or by a broken pipe that click has met
+        return end.code if isinstance(end.code, int) else 1
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.UsageError) -> str:
+    """Return what is wrong with a command line and where to read how it is meant."""
+    if error.ctx is None:
+        return error.format_message()
+    return f"{error.format_message()} Try '{error.ctx.command_path} --help'."

@@ -1,0 +1,111 @@
+"""How far some runs are: told by the events of their broker, whoever works on them.
+
+A thread reads the events. It begins before the runs are dispatched, so that none is missed, and is told later which of
+all the runs in the store are meant.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from fuseline.broker.base import Broker, RunEvent
+from fuseline.errors import FuselineError
+from fuseline.states import State
+
+__all__ = ["Follower", "Tally"]
+
+_DONE = frozenset({State.SUCCEEDED, State.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many steps, or runs, went which way."""
+
+    done: int = 0
+    failed: int = 0
+    retried: int = 0  #: tries that failed and were followed by another, always of steps
+    cancelled: int = 0
+
+
+class Follower:
+    """Counts what becomes of runs. Use it in a ``with`` statement.
+
+    Args:
+        on_change: called in the thread, with the tallies of steps and of runs.
+        on_end: called in the thread when all the runs have ended.
+    """
+
+    def __init__(
+        self, broker: Broker, on_change: Callable[[Tally, Tally], None], on_end: Callable[[], None] = lambda: None
+    ) -> None:
+        self.steps = Tally()
+        self.runs = Tally()
+        self._on_change = on_change
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._waiting: set[str] | None = None  #: runs that have not ended; None if it is not known yet which are meant
+        self._early: list[RunEvent] = []
+        self._stream = broker.events()
+        self._thread = threading.Thread(target=self._read, name="fuseline-follower", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self._thread.join()
+
+    def expect(self, instance_ids: Iterable[str], *, steps_done: int = 0) -> None:
+        """Say which runs are meant.
+
+        Args:
+            steps_done: of their steps, before the stream of events began.
+        """
+        with self._lock:
+            self._waiting = set(instance_ids)
+            self.steps = Tally(done=steps_done)
+            early, self._early = self._early, []
+            for event in early:
+                self._count(event)
+
+    def _read(self) -> None:
+        try:
+            for event in self._stream:
+                with self._lock:
+                    if self._waiting is None:
+                        self._early.append(event)
+                    else:
+                        self._count(event)
+        except (FuselineError, OSError, ValueError):
+            pass  # closed, or the broker is gone for good, as whoever works for it will find
+
+    def _count(self, event: RunEvent) -> None:
+        if self._waiting is None or event.instance_id not in self._waiting:
+            return
+        if event.step_name is not None:
+            self.steps = _add(self.steps, event.state)
+        elif event.state.is_settled:
+            self.runs = _add(self.runs, event.state)
+            self._waiting.remove(event.instance_id)
+        self._on_change(self.steps, self.runs)
+        if not self._waiting:
+            self._on_end()
+
+
+def _add(tally: Tally, state: State) -> Tally:
+    if state in _DONE:
+        return replace(tally, done=tally.done + 1)
+    if state is State.FAILED:
+        return replace(tally, failed=tally.failed + 1)
+    if state is State.RETRYING:
+        return replace(tally, retried=tally.retried + 1)
+    if state is State.CANCELLED:
+        return replace(tally, cancelled=tally.cancelled + 1)
+    return tally

@@ -1,0 +1,155 @@
+"""What became of runs: results on standard output; errors, and how to go on, on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import click
+
+from fuseline.broker.local import LocalBroker
+from fuseline.cli.app import complain
+from fuseline.cli.text import as_json, as_line, plural, printable, short_repr
+from fuseline.cli.times import duration
+from fuseline.cli.traces import error_lines, failure_of
+from fuseline.records import RunRecord
+from fuseline.states import State
+
+__all__ = ["Outcomes"]
+
+#: Failed runs whose errors are shown; they are often the same.
+_SHOWN = 3
+
+
+class Outcomes:
+    """Prints what became of runs, one after the other, in the order in which they were dispatched.
+
+    Args:
+        target: ``MODULE:WORKFLOW``, as it was typed.
+        store: what to add to a command so that it uses the same store.
+        use_json: whether to print a JSON object for each run, in place of its result.
+        several: whether there may be several runs, so that each gets one line, and one without a result an empty line.
+    """
+
+    def __init__(self, target: str, store: str, *, use_json: bool, several: bool) -> None:
+        self._target = target
+        self._store = store
+        self._use_json = use_json
+        self._several = several
+        self._started = time.monotonic()
+        self._states: Counter[State] = Counter()
+        self._steps: Counter[State] = Counter()
+        self._retried = 0
+        self._unloadable = 0
+        self._last: RunRecord | None = None
+
+    def show(self, broker: LocalBroker, record: RunRecord) -> None:
+        """Print one run."""
+        self._count(record)
+        if record.state is State.FAILED and self._states[State.FAILED] <= _SHOWN:
+            _show_failure(record)
+        result: Any = None
+        has_result = record.state is State.SUCCEEDED
+        if has_result:
+            try:
+                result = broker.result(record.instance_id)
+            except Exception as error:  # the class of an object may not be importable here
+                has_result = False
+                self._unloadable += 1
+                why = f"{type(error).__name__}: {error}"
+                complain(f"the result of run {record.instance_id} cannot be loaded here ({why}).")
+        if self._use_json:
+            _emit(_as_object(record, result, has_result))
+        elif has_result:
+            _emit(as_line(result, one_line=self._several))
+        elif self._several:
+            _emit("")
+
+    def _count(self, record: RunRecord) -> None:
+        self._last = record
+        self._states[record.state if record.state.is_settled else State.PENDING] += 1
+        for step in record.steps.values():
+            self._steps[step.state] += 1
+            self._retried += max(0, step.attempts - step.restarts - 1)
+
+    def finish(self) -> None:
+        """Print a line about all of it, and what can be done about runs that failed or have not ended."""
+        sys.stdout.flush()
+        record = self._last
+        if record is None:
+            return
+        retried = f", {plural(self._retried, 'step')} retried" if self._retried else ""
+        seconds = duration(time.monotonic() - self._started)
+        if self._several:
+            self._say(f"{printable(record.workflow)}: {self._ends()}{retried}, {seconds}")
+            self._show_ways_on()
+            return
+        done = self._steps[State.SUCCEEDED] + self._steps[State.SKIPPED]
+        steps = f"{done} of {plural(self._steps.total(), 'step')}{retried}, {seconds}"
+        end = record.state if record.state.is_settled else "interrupted"
+        self._say(f"{printable(record.workflow)}: {end}, {steps} (run {record.instance_id})")
+        self._show_way_on(record)
+
+    def _ends(self) -> str:
+        names = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "cancelled"}
+        ends = [f"{self._states[state]:,} {name}" for state, name in names.items() if self._states[state]]
+        if self._states[State.PENDING]:
+            ends.append(f"{self._states[State.PENDING]:,} not ended")
+        return f"{plural(self._states.total(), 'run')}, {', '.join(ends)}"
+
+    def _show_way_on(self, record: RunRecord) -> None:
+        """Say what can be done about the one run."""
+        resume = f"fuseline resume {record.instance_id} {self._target}{self._store}"
+        if record.state is State.FAILED:
+            self._say(f"  what happened:  fuseline story {record.instance_id}{self._store}")
+        if record.state in (State.FAILED, State.CANCELLED):
+            self._say(f"  try again:      {resume}")
+        elif not record.state.is_settled:
+            self._say(f"The run stays in the store. Go on with: {resume}")
+
+    def _show_ways_on(self) -> None:
+        """Say what can be done about several."""
+        failed, waiting = self._states[State.FAILED], self._states[State.PENDING]
+        if failed > _SHOWN:
+            self._say(f"(Only the first {_SHOWN} failures are shown.)")
+        if failed:
+            self._say(f"  list them:   fuseline runs --state failed{self._store}")
+            self._say(f"  try again:   fuseline resume RUN {self._target}{self._store}")
+        if waiting:
+            command = f"fuseline worker {self._target} --until-done{self._store}"
+            self._say(f"What has not ended stays in the store. Go on with: {command}")
+
+    def _say(self, line: str) -> None:
+        click.echo(line, err=True)
+
+    @property
+    def code(self) -> int:
+        """The exit code that the runs amount to."""
+        return 0 if self._states[State.SUCCEEDED] - self._unloadable == self._states.total() else 1
+
+
+def _show_failure(record: RunRecord) -> None:
+    click.echo(f"run {record.instance_id} of workflow {record.workflow!r} failed:", err=True)
+    for line in error_lines(record, record.failed[0]):
+        click.echo(f"  {line}", err=True)
+
+
+def _as_object(record: RunRecord, result: Any, has_result: bool) -> str:
+    """Return a run as a line of JSON. A result that JSON cannot hold is there as its ``repr``."""
+    plain: dict[str, Any] = {"run": record.instance_id, "workflow": record.workflow, "state": record.state}
+    if record.state is State.FAILED:
+        plain["error"] = failure_of(record)
+    if not has_result:
+        return json.dumps(plain)
+    try:
+        return as_json({**plain, "result": result})
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps({**plain, "repr": short_repr(result, 10_000)})
+
+
+def _emit(line: str) -> None:
+    """Print a line of results: for a program as it is, for a terminal without what that would obey."""
+    click.echo(printable(line) if sys.stdout.isatty() else line, color=True)  # else click would take out colours

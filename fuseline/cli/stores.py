@@ -1,0 +1,84 @@
+"""Which store a command uses, and how it gets at it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fuseline.broker.local import LocalBroker
+from fuseline.cli.app import Problem
+from fuseline.errors import UnknownRunError
+
+__all__ = ["default_store", "find_run", "open_store", "store_argument", "store_path"]
+
+
+def default_store() -> Path:
+    """Return the store of this user: ``fuseline/runs.db`` in the directory for state."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    folder = Path(base) if os.path.isabs(base) else Path("~/.local/state").expanduser()  # as that standard has it
+    return folder / "fuseline" / "runs.db"
+
+
+def store_path(given: str | None) -> Path:
+    """Return the store that a command uses, as an absolute path; ``given`` is what its option or ``FUSELINE_STORE``
+    says."""
+    return Path(given).expanduser().absolute() if given else default_store()
+
+
+def store_argument(given: str | None) -> str:
+    """Return what has to be added to another command so that it uses the same store."""
+    import shlex
+
+    path = store_path(given)
+    same = path in (default_store(), Path(os.environ.get("FUSELINE_STORE") or default_store()).expanduser().absolute())
+    return "" if same else f" --store {shlex.quote(given or str(path))}"
+
+
+def open_store(given: str | None, *, make: bool = False, **settings: Any) -> LocalBroker:
+    """Return the broker of a store.
+
+    Args:
+        make: make the store if there is none, and the user's directory for it.
+        settings: for a broker that is started.
+
+    Raises:
+        Problem: there is none and none is to be made.
+        StoreError, BrokerError: it cannot be used.
+    """
+    path = store_path(given)
+    if make:
+        prepare_folder(path)
+    elif not path.exists():
+        raise Problem(
+            f"there is no store at {path}. Start a run with 'fuseline run' or 'fuseline dispatch', "
+            "or name another store with --store."
+        )
+    return LocalBroker(path, **settings)
+
+
+def prepare_folder(path: Path) -> None:
+    """Make the directory of the user's own store; that of any other is his business."""
+    if path == default_store():
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def find_run(broker: LocalBroker, prefix: str) -> str:
+    """Return the id of the one run whose id begins with ``prefix``.
+
+    Raises:
+        Problem: there is none, or several.
+    """
+    try:
+        found = broker.find_runs(prefix)
+    except UnknownRunError:
+        found = []
+    if prefix in found:
+        return prefix
+    if not found:
+        raise Problem(f"no run has an id that begins with {prefix!r}. 'fuseline runs' lists those that are there.")
+    if len(found) > 1:
+        shown = ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
+        raise Problem(f"{len(found)} runs have ids that begin with {prefix!r}: {shown}. Give more of it.")
+    return found[0]

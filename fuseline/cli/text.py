@@ -1,0 +1,90 @@
+"""Text of the user's, made fit for a terminal or a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from typing import Any
+
+__all__ = ["as_json", "as_line", "plural", "printable", "short_repr", "shorten"]
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes for what a terminal would obey instead of showing it; lines and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t\xa0" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def shorten(text: str, length: int) -> str:
+    """Return the first line of ``text``, printable, of at most ``length`` characters."""
+    first, *more = text.strip().split("\n", 1)
+    first = printable(first).replace("\t", " ")
+    if len(first) > length:
+        return first[: max(0, length - 1)] + "…"
+    return first + ("…" if more and len(first) < length else "")
+
+
+def short_repr(value: Any, length: int = 200) -> str:
+    """Return ``repr(value)`` cut to ``length`` characters; of large containers only the first items are asked."""
+    shortener = reprlib.Repr()
+    shortener.maxlist = shortener.maxtuple = shortener.maxdict = shortener.maxset = 20
+    shortener.maxstring = shortener.maxother = shortener.maxlong = length
+    try:
+        text = shortener.repr(value)
+    except Exception as error:  # a __repr__ of the user's
+        return f"(its repr raised {type(error).__name__})"
+    return shorten(text.replace("\n", " "), length)
+
+
+def as_json(value: Any) -> str:
+    """Return ``value`` as JSON on one line.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it has no such form.
+    """
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def as_line(value: Any, *, one_line: bool) -> str:
+    """Return a result as it is printed: a string as it is, other values as JSON if they can be, else their ``repr``.
+
+    Args:
+        one_line: make JSON of a string, and one line of a ``repr``, that has several.
+    """
+    if isinstance(value, str) and not (one_line and len(value.splitlines()) > 1):
+        return str.__str__(value)
+    try:
+        return as_json(value)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+        return " ".join(text.split("\n")) if one_line else text
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``"1 run"``, ``"2 runs"``, ``"2,000 runs"``."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands for ``value`` in JSON.
+
+    Raises:
+        TypeError: nothing does.
+    """
+    import msgspec
+
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if callable(to_list := getattr(value, "tolist", None)):  # an array, or one of its numbers
+        return to_list()
+    plain = msgspec.to_builtins(value)
+    if plain is value:
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return plain

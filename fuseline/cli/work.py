@@ -1,0 +1,249 @@
+"""The commands that get runs done: ``run``, ``dispatch``, ``worker``, ``resume``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import click
+
+from fuseline.broker.local import LocalBroker
+from fuseline.cli.bar import RunBar
+from fuseline.cli.follow import Follower
+from fuseline.cli.inputs import read_inputs
+from fuseline.cli.outcomes import Outcomes
+from fuseline.cli.stores import find_run, open_store, store_argument
+from fuseline.cli.text import plural, printable
+from fuseline.cli.times import clock
+from fuseline.cli.workflows import find_workflow
+from fuseline.context import current_run
+from fuseline.engines import ProcessEngine
+from fuseline.executors import executor_class
+from fuseline.executors.base import usable_cpus
+from fuseline.policies.base import WorkflowPolicy
+from fuseline.states import State
+from fuseline.workflow import Workflow
+
+__all__ = ["dispatch_runs", "resume_run", "run_here", "serve_workflows"]
+
+
+def run_here(
+    target: str,
+    pairs: Sequence[str],
+    lines_from: str | None,
+    *,
+    processes: int | None,
+    executor: str | None,
+    store: str | None,
+    use_json: bool,
+) -> int:
+    """Dispatch runs, work on them until they have ended, and print what became of them."""
+    workflow = _find(target, executor)
+    schema = workflow.to_schema()
+    inputs = read_inputs(workflow, schema, pairs, lines_from)
+    if not inputs:
+        click.echo(f"fuseline: there are no inputs in {lines_from}, so there was nothing to run.", err=True)
+        return 0
+    with open_store(store, make=True) as broker:
+        engine = ProcessEngine(broker, [workflow], processes=processes)  # before anything is dispatched: it may refuse
+        several = lines_from is not None
+        outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=several)
+        bar = RunBar(workflow.name, len(inputs) if several else len(schema.steps), "run" if several else "step")
+        return _work_on(broker, engine, outcomes, bar, lambda: broker.dispatch_many(schema, inputs))
+
+
+def dispatch_runs(
+    target: str, pairs: Sequence[str], lines_from: str | None, *, wait: bool, store: str | None, use_json: bool
+) -> int:
+    """Dispatch runs and print their ids, or wait for them and print what became of them."""
+    workflow = find_workflow(target)
+    schema = workflow.to_schema()
+    inputs = read_inputs(workflow, schema, pairs, lines_from)
+    with open_store(store, make=True) as broker:
+        ids = broker.dispatch_many(schema, inputs)
+        if wait or sys.stderr.isatty():
+            _say_who_serves(broker, workflow.name, target + store_argument(store))
+        if wait:
+            outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=lines_from is not None)
+            return _wait(broker, ids, outcomes)
+    for instance_id in ids:
+        click.echo(json.dumps({"run": instance_id, "workflow": workflow.name}) if use_json else instance_id)
+    return 0
+
+
+def resume_run(
+    prefix: str,
+    target: str | None,
+    *,
+    changed: bool,
+    processes: int | None,
+    executor: str | None,
+    store: str | None,
+    use_json: bool,
+) -> int:
+    """Put a run back that has failed, was cancelled or interrupted; with a workflow, work on it, too."""
+    if target is None:
+        return _put_back(prefix, changed=changed, store=store)
+    workflow = _find(target, executor)
+    schema = workflow.to_schema()
+    with open_store(store) as broker:
+        instance_id = find_run(broker, prefix)
+        record = broker.record(instance_id)
+        engine = ProcessEngine(broker, [workflow], processes=processes)
+
+        def put_back() -> list[str]:
+            if record.state.is_settled or changed:
+                broker.resume(instance_id, schema, changed=changed)
+            return [instance_id]
+
+        outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=False)
+        done = sum(step.state in (State.SUCCEEDED, State.SKIPPED) for step in record.steps.values())
+        bar = RunBar(workflow.name, len(schema.steps), "step")
+        return _work_on(broker, engine, outcomes, bar, put_back, steps_done=done)
+
+
+def serve_workflows(
+    targets: Sequence[str],
+    *,
+    processes: int | None,
+    executor: str | None,
+    store: str | None,
+    until_done: bool,
+    verbose: bool,
+) -> int:
+    """Work on all runs of some workflows, until stopped or until there are none left."""
+    workflows = [_find(target, executor) for target in targets]
+    with open_store(store, make=True) as broker:
+        engine = ProcessEngine(broker, workflows, processes=processes)
+        ends = _Ends(verbose=verbose)
+        for lane in engine._lanes:
+            for served in lane.workflows.values():
+                served.observers.add(ends)
+        names = ", ".join(workflow.name for workflow in workflows)
+        count = plural(processes or usable_cpus(), "step")
+        until = "until no run is left" if until_done else "until Ctrl-C"
+        click.echo(
+            f"worker {os.getpid()} serves {printable(names)}, {count} at a time, {until}; the store is {broker.path}.",
+            err=True,
+        )
+        stopped = _work(engine, block=not until_done)
+        click.echo(f"worker {os.getpid()} has stopped: {ends}.", err=True)
+    return stopped or (1 if ends.failed else 0)
+
+
+# -- working ----------------------------------------------------------------------------------------------------------
+
+
+def _find(target: str, executor: str | None) -> Workflow:
+    """Return a workflow; an executor that was asked for goes before the one it names."""
+    workflow = find_workflow(target)
+    if executor is not None:
+        workflow.check_policies(executor_class(executor))
+        workflow.executor = executor
+    return workflow
+
+
+def _work(engine: ProcessEngine, *, block: bool = False) -> int:
+    """Let an engine work; return the exit code if a signal has ended that, else 0."""
+    try:
+        engine.work(block=block)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 143
+    return 0
+
+
+def _work_on(
+    broker: LocalBroker,
+    engine: ProcessEngine,
+    outcomes: Outcomes,
+    bar: RunBar,
+    dispatch: Callable[[], list[str]],
+    steps_done: int = 0,
+) -> int:
+    """Let an engine work until the runs that ``dispatch`` returns have ended, and print what became of them.
+
+    Runs of others that wait for the same workflow are worked on meanwhile, and left when these have ended.
+    """
+    with bar, Follower(broker, bar.show, engine.stop) as follower:
+        ids = dispatch()
+        follower.expect(ids, steps_done=steps_done)
+        stopped = _work(engine)
+    for instance_id in ids:
+        outcomes.show(broker, broker.record(instance_id))
+    outcomes.finish()
+    return stopped or outcomes.code
+
+
+def _wait(broker: LocalBroker, ids: Sequence[str], outcomes: Outcomes) -> int:
+    """Wait for the ends of runs that others work on, and print what became of each."""
+    stopped = 0
+    for instance_id in ids:
+        try:
+            while not stopped and not broker.record(instance_id).state.is_settled:
+                with broker.events(instance_id) as stream:
+                    for _ in stream:
+                        pass
+        except KeyboardInterrupt:
+            stopped = 130
+        outcomes.show(broker, broker.record(instance_id))
+    outcomes.finish()
+    return stopped or outcomes.code
+
+
+class _Ends(WorkflowPolicy):
+    """Counts how runs ended, and names those that failed, or all of them."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
+        self._count: Counter[State] = Counter()
+
+    def on_workflow_finished(self, workflow: Workflow, state: State) -> None:
+        self._count[state] += 1
+        if self._verbose or state is State.FAILED:
+            context = current_run()
+            instance_id = context.instance_id if context else ""
+            click.echo(f"{clock(time.time())} run {instance_id} of {printable(workflow.name)}: {state}", err=True)
+
+    @property
+    def failed(self) -> int:
+        return self._count[State.FAILED]
+
+    def __str__(self) -> str:
+        ends = ", ".join(f"{count:,} {state.lower()}" for state, count in self._count.items())
+        total = plural(self._count.total(), "run") + " ended here"
+        return f"{total} ({ends})" if ends else total
+
+
+# -- without working --------------------------------------------------------------------------------------------------
+
+
+def _put_back(prefix: str, *, changed: bool, store: str | None) -> int:
+    """Make a run one that waits for a worker again, and say which worker that may be."""
+    with open_store(store) as broker:
+        instance_id = find_run(broker, prefix)
+        record = broker.record(instance_id)
+        if record.state.is_settled:
+            broker.resume(instance_id, changed=changed)
+            click.echo(f"run {instance_id} of workflow {record.workflow!r} is put back.")
+        else:
+            click.echo(
+                f"run {instance_id} of workflow {record.workflow!r} is {record.state} and needs no putting back."
+            )
+        _say_who_serves(broker, record.workflow, "MODULE:WORKFLOW" + store_argument(store))
+    return 0
+
+
+def _say_who_serves(broker: LocalBroker, name: str, arguments: str) -> None:
+    """Say which workers take runs of a workflow, or how to start one."""
+    pids = sorted({pid for _, pid, names in broker.status().workers if name in names})
+    if pids:
+        who = "worker" if len(pids) == 1 else "workers"
+        click.echo(f"{who} {', '.join(map(str, pids))} will take it.", err=True)
+    else:
+        click.echo(f"no worker serves {name!r} now. Start one with: fuseline worker {arguments}", err=True)

@@ -1,0 +1,144 @@
+"""The commands that look after runs and their store: cancel, prune, broker, doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fuseline.cli import doctor
+from fuseline.testing.gate import HANG
+
+Call = Callable[..., Any]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def dispatch(call: Call, count: int = 1) -> list[str]:
+    Path("in.jsonl").write_text('{"x": 1}\n' * count)
+    ids: list[str] = call("dispatch", "pipeline.py:double", "--inputs", "in.jsonl").out.split()
+    return ids
+
+
+# -- cancel, prune ----------------------------------------------------------------------------------------------------
+
+
+def test_cancel_ends_a_run_and_says_so(call: Call) -> None:
+    [run] = dispatch(call)
+    said = call("cancel", run[:10])
+    assert (said.code, said.out) == (0, f"run {run} is cancelled.\n")
+    said = call("cancel", run)
+    assert (said.code, said.out) == (0, f"run {run} is CANCELLED already; there was nothing to cancel.\n")
+
+
+def test_cancel_may_name_a_step(call: Call) -> None:
+    [run] = dispatch(call)
+    said = call("cancel", run, "Nix")
+    assert said.code == 1
+    assert "has no step 'Nix'. Its steps are Double." in said.err
+    said = call("cancel", run, "Double")
+    assert (said.code, said.out) == (0, f"step 'Double' of run {run} is cancelled.\n")
+    assert json.loads(call("show", run, "--json").out)["step_states"]["Double"]["state"] == "CANCELLED"
+
+
+def test_prune_removes_runs_that_have_ended_and_says_how_many(call: Call) -> None:
+    dispatch(call, 30)
+    call("worker", "pipeline.py:double", "--until-done")
+    [waiting] = dispatch(call)
+    said = call("prune", "--older-than", "1d")
+    assert (said.code, said.out[:15]) == (0, "0 runs removed.")
+    said = call("prune", "--keep", "10")
+    assert said.code == 0
+    assert said.out.startswith("20 runs removed. The store takes ")
+    assert call("runs", "--json", "-n", "100").out.count("\n") == 11
+    call("prune", "--older-than", "0s")
+    assert json.loads(call("runs", "--json").out)["run"] == waiting
+
+
+# -- broker -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_broker_serves_until_a_signal(number: signal.Signals, start: Start, call: Call, store: Path) -> None:
+    process = start("broker", "--durability", "process", "--keep-runs", "5")
+    assert process.stdout is not None
+    ready = process.stdout.readline()
+    assert ready.startswith(f"broker {process.pid} is ready, with the store {store}.")
+    assert call("run", "pipeline.py:double", "-i", "x=1").code == 0
+    assert process.poll() is None
+    assert f"process {process.pid}" in call("doctor").out
+    process.send_signal(number)
+    out, err = process.communicate(timeout=HANG)
+    assert (process.returncode, err) == (128 + number, "")
+    assert "has ended" in out
+
+
+def test_a_second_broker_of_a_store_is_refused(start: Start, call: Call) -> None:
+    process = start("broker")
+    assert process.stdout is not None
+    process.stdout.readline()
+    said = call("broker")
+    assert said.code == 1
+    assert f"in use by process {process.pid}" in said.err
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=HANG)
+
+
+# -- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_finds_nothing_wrong_with_a_good_store(call: Call, store: Path) -> None:
+    said = call("doctor")
+    assert said.code == 0
+    assert f"{store} will be made by the first run" in said.out
+    assert not store.exists()
+    call("run", "pipeline.py:double", "-i", "x=1")
+    said = call("doctor")
+    assert said.code == 0, said.out
+    assert "✗" not in said.out
+    for text in ("fuseline", "Python", "SQLite", f"{store}, ", "1 SUCCEEDED", "the store is whole", "none runs"):
+        assert text in said.out
+    findings = [json.loads(line) for line in call("doctor", "--json").out.splitlines()]
+    assert all(finding["ok"] for finding in findings)
+
+
+def test_doctor_says_what_is_wrong_with_a_bad_store(call: Call, store: Path) -> None:
+    store.write_text("not a store at all")
+    said = call("doctor")
+    assert said.code == 1
+    assert "✗ store" in said.out
+    assert "is no store of fuseline" in said.out
+    assert store.read_text() == "not a store at all"
+
+
+def test_doctor_says_when_too_few_files_may_be_open(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (16, 16))
+    said = call("doctor")
+    assert said.code == 1
+    assert "✗ open files   only 16 per process" in said.out
+    assert "ulimit -n" in said.out
+
+
+def test_doctor_names_what_a_killed_broker_has_left(
+    call: Call, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(doctor, "_LEFT_AFTER", -1.0)
+    process = start("broker")
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert "leftovers    none" in call("doctor").out
+    process.kill()
+    process.wait()
+    said = call("doctor")
+    assert said.code == 0  # it does no harm
+    assert "! leftovers    1 folder of brokers that were killed" in said.out
+    assert "rm -r" in said.out
+    assert not psutil.pid_exists(process.pid) or os.getpid() != process.pid

@@ -1,0 +1,165 @@
+"""The command line as such: help, versions, exit codes, errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import fuseline
+from fuseline.cli import work
+from fuseline.cli.commands import fuseline_command
+from fuseline.cli.stores import default_store, store_path
+from fuseline.errors import StoreError
+
+Call = Callable[..., Any]
+COMMANDS = list(fuseline_command.commands)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(name: str, call: Call) -> None:
+    said = call(name, "--help")
+    assert said.code == 0
+    assert f"Usage: fuseline {name} " in said.out
+    assert f"  fuseline {name} " in said.out.split("Example")[1]
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert said.err == ""
+
+
+def test_help_lists_commands_and_exit_codes(call: Call) -> None:
+    said = call("--help")
+    assert said.code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in said.out
+    for line in ("0    all went well", "1    something failed", "2    the command line", "130  ended by Ctrl-C"):
+        assert line in said.out
+    assert "..." not in said.out.split("Commands:")[1]  # no short help was cut
+    assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_version_is_that_of_the_package(call: Call) -> None:
+    assert call("--version").out == f"fuseline {fuseline.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["runs", "--nonsense"]])
+def test_what_is_not_needed_is_not_imported(arguments: list[str]) -> None:
+    heavy = [
+        "rich",
+        "msgspec",
+        "psutil",
+        "cloudpickle",
+        "sqlite3",
+        "asyncio",
+        "loky",
+        "fuseline.broker",
+        "fuseline.step",
+    ]
+    code = f"import sys; from fuseline.cli import main; main({arguments!r}); "
+    code += f"print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "fuseline: Missing command. Try 'fuseline --help'."),
+        (["dance"], "fuseline: No such command 'dance'."),
+        (["run"], "fuseline: Missing argument 'MODULE:WORKFLOW'. Try 'fuseline run --help'."),
+        (["run", "pipeline.py:nix"], "fuseline: pipeline.py has no workflow 'nix'"),
+        (["run", "pipeline.py:etl", "-i", "count=many"], "fuseline: -i count=many: the input 'count' takes int"),
+        (["run", "pipeline.py:etl"], "fuseline: step 'Load' needs the input 'path'"),
+        (["run", "pipeline.py:etl", "-i", "path=x", "--executor", "nix"], "fuseline: unknown executor 'nix'"),
+        (["run", "pipeline.py:etl", "-p", "0"], "'0' is not a whole number of 1 or more"),
+        (["runs", "--state", "odd"], "'odd' is not one of"),
+        (["runs", "-n", "-1"], "'-1' is not a whole number of 1 or more"),
+        (["worker"], "Missing argument 'MODULE:WORKFLOW ...'"),
+        (["prune"], "fuseline: say what to remove"),
+        (["prune", "--older-than", "soon"], "'soon' is no span of time. Write 30d"),
+        (["broker", "--durability", "none"], "'none' is not one of"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_code_2_and_one_line(
+    arguments: list[str], complaint: str, call: Call, store: Path
+) -> None:
+    said = call(*arguments)
+    assert said.code == 2
+    assert said.out == ""
+    assert complaint in said.err
+    assert said.err.startswith("fuseline: ")
+    assert said.err.count("\n") == 1
+    assert not store.exists()  # nothing was dispatched
+
+
+@pytest.mark.parametrize("name", ["show", "story", "cancel", "resume"])
+def test_where_there_is_no_store_there_are_no_runs(name: str, call: Call, store: Path) -> None:
+    said = call(name, "3f")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith(f"fuseline: there is no store at {store}. Start a run with")
+    said = call("runs")
+    assert (said.code, said.out) == (0, "")
+    assert f"there is no store at {store} yet" in said.err
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (StoreError("the store is odd. Mend it."), 1, "fuseline: the store is odd. Mend it.\n"),
+        (OSError(28, "No space left on device"), 1, "fuseline: [Errno 28] No space left on device\n"),
+        (click.Abort(), 130, "fuseline: ended by Ctrl-C\n"),
+        (SystemExit(143), 143, ""),
+        (StoreError("\x1b[2J"), 1, "fuseline: \\x1b[2J\n"),
+    ],
+)
+def test_an_error_is_one_line_without_a_traceback(
+    error: BaseException, code: int, line: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**given: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(work, "run_here", fail)
+    said = call("run", "pipeline.py:etl")
+    assert (said.code, said.err) == (code, line)
+
+
+def test_a_bug_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "run_here", lambda **given: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        call("run", "pipeline.py:etl")
+
+
+# -- which store ------------------------------------------------------------------------------------------------------
+
+
+def test_the_store_is_in_the_state_directory_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_store() == tmp_path / "fuseline" / "runs.db"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_store() == tmp_path / ".local" / "state" / "fuseline" / "runs.db"
+
+
+def test_the_directory_of_the_store_is_for_its_user_only(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FUSELINE_STORE")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    said = call("run", "pipeline.py:double", "-i", "x=2")
+    assert (said.code, said.out) == (0, '{"x": 2, "twice": 4}\n')
+    folder = tmp_path / "state" / "fuseline"
+    assert (folder.stat().st_mode & 0o777, (folder / "runs.db").is_file()) == (0o700, True)
+
+
+def test_an_option_goes_before_the_environment(call: Call, tmp_path: Path, store: Path) -> None:
+    other = tmp_path / "other.db"
+    said = call("run", "pipeline.py:double", "-i", "x=2", "--store", str(other))
+    assert said.code == 0
+    assert (other.exists(), store.exists()) == (True, False)
+    assert store_path("~/x.db") == Path.home() / "x.db"
+    assert store_path("x.db").is_absolute()

@@ -1,0 +1,78 @@
+"""What the command looks like on a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+Call = Callable[..., Any]
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def on_terminal(columns: int, *arguments: str, code: int = 0) -> str:
+    """Run the command with a terminal for everything, and return what it has got."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    environment |= {"TERM": "xterm-256color", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-W", "error", "-m", "fuseline.cli", *arguments]
+    with open(ours, "rb", buffering=0) as terminal:
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+            os.close(theirs)
+            got = b""
+            try:
+                while chunk := terminal.read(4096):
+                    got += chunk
+            except OSError:  # what Linux says at the end of a terminal
+                pass
+        assert process.returncode == code, got
+    return got.decode()
+
+
+def widths(text: str) -> list[int]:
+    """Return how wide each line is, of which a later one may have been drawn over an earlier one."""
+    return [cell_len(part) for line in ESCAPE.sub("", text).split("\n") for part in line.split("\r")]
+
+
+@pytest.mark.usefixtures("project", "broker")
+@pytest.mark.parametrize("columns", [80, 50])
+def test_a_bar_is_drawn_and_removed(columns: int) -> None:
+    got = on_terminal(columns, "run", "pipeline.py:etl", "-i", "path=x", "--executor", "inline")
+    drawn, _, rest = got.rpartition("\x1b[?25h")  # the cursor is back
+    assert "\x1b[?25l" in drawn
+    assert re.search(r"etl .*━.* \d/2 steps", ESCAPE.sub("", drawn))
+    assert "━" not in rest
+    assert rest.endswith("\r\n")
+    assert "report: 3 rows\r\n" in rest
+    assert max(widths(drawn)) <= columns
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("columns", [80, 50])
+def test_tables_fit(columns: int, call: Call) -> None:
+    call("run", "pipeline.py:etl", "-i", "path=x", "-i", "title=bad", "--executor", "inline")
+    [run] = [line.split()[0] for line in call("runs").out.splitlines()[1:]]
+    for arguments in (["runs"], ["show", run], ["story", run]):
+        got = on_terminal(columns, *arguments)
+        assert run in ESCAPE.sub("", got)
+        assert "\x1b[1;31mFAILED\x1b[0m" in got
+        table = got.split("FAILED")[0] if arguments == ["show", run] else got
+        assert max(widths(table)) <= columns
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_result_cannot_change_the_terminal(call: Call) -> None:
+    arguments = ["run", "pipeline.py:etl", "-i", "path=x", "-i", "title=\x1b[31mred", "--executor", "inline"]
+    assert call(*arguments).out == "\x1b[31mred: 3 rows\n"  # a file gets it as it is
+    assert "\\x1b[31mred: 3 rows\r\n" in on_terminal(80, *arguments)
