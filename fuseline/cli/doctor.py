@@ -162,8 +162,17 @@ def _inside(path: Path) -> Iterator[Finding]:
         return
     counts = ", ".join(f"{count:,} {state}" for state, count in sorted(status.counts.items()) if count)
     yield Finding(subject="runs", text=counts or "none")
-    served = ", ".join(f"{pid} ({', '.join(names)})" for _, pid, names in status.workers)
-    yield Finding(subject="workers", text=served or "none")
+    present = [worker for worker in status.workers if not worker.is_missing]
+    served = ", ".join(sorted({name for worker in present for name in worker.workflows}))
+    text = f"{len(present)}, which serve {served}" if present else "none"
+    yield Finding(subject="workers", text=text)
+    if missing := len(status.workers) - len(present):
+        yield Finding(
+            subject="workers",
+            text=f"{plural(missing, 'worker')} left without a word; their steps wait until their processes are gone",
+            advice="If that takes long, look for processes that they have started, and end them.",
+            is_harmless=True,
+        )
     if status.version != fuseline.__version__:
         yield Finding(
             subject="version",

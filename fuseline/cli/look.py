@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from fuseline.broker.info import run_result
 from fuseline.broker.local import LocalBroker
 from fuseline.cli.app import Problem
 from fuseline.cli.consoles import make_console
@@ -19,9 +20,9 @@ from fuseline.cli.tables import STATE_STYLES, Column, table_lines
 from fuseline.cli.text import as_json, plural, printable, short_repr
 from fuseline.cli.times import ago, clock, duration
 from fuseline.cli.traces import error_lines, failure_of, reason_of, summary
+from fuseline.encoding import decode
 from fuseline.records import Move, RunRecord, StepRecord
 from fuseline.states import State
-from fuseline.values import decode
 
 __all__ = ["list_runs", "show_run", "tell_story"]
 
@@ -55,9 +56,8 @@ def show_run(prefix: str, *, store: str | None, use_json: bool) -> int:
     """Print how a run and its steps stand."""
     with open_store(store) as broker:
         record = broker.record(find_run(broker, prefix))
-        result = None
-        if record.state is State.SUCCEEDED:
-            result = _loaded(partial(broker.result, record.instance_id), plain=use_json)
+    succeeded = record.state is State.SUCCEEDED
+    result = _loaded(partial(run_result, record), plain=use_json) if succeeded else None
     inputs = {name: _loaded(partial(decode, value), plain=use_json) for name, value in record.inputs.items()}
     if use_json:
         steps = {name: _step_as_data(record, name) for name in record.steps}

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fuseline.broker.local import LocalBroker
+from fuseline.broker.info import run_result
 from fuseline.cli.app import complain
 from fuseline.cli.text import as_json, as_line, plural, printable, short_repr
 from fuseline.cli.times import duration
@@ -46,7 +46,7 @@ class Outcomes:
         self._unloadable = 0
         self._last: RunRecord | None = None
 
-    def show(self, broker: LocalBroker, record: RunRecord) -> None:
+    def show(self, record: RunRecord) -> None:
         """Print one run."""
         self._count(record)
         if record.state is State.FAILED and self._states[State.FAILED] <= _SHOWN:
@@ -55,7 +55,7 @@ class Outcomes:
         has_result = record.state is State.SUCCEEDED
         if has_result:
             try:
-                result = broker.result(record.instance_id)
+                result = run_result(record)
             except Exception as error:  # the class of an object may not be importable here
                 has_result = False
                 self._unloadable += 1

@@ -8,9 +8,11 @@ from typing import Any
 
 from fuseline.broker.local import LocalBroker
 from fuseline.cli.app import Problem
-from fuseline.errors import UnknownRunError
 
 __all__ = ["default_store", "find_run", "open_store", "store_argument", "store_path"]
+
+#: Runs that are named where the beginning of an id is that of several.
+_SHOWN = 5
 
 
 def default_store() -> Path:
@@ -70,15 +72,12 @@ def find_run(broker: LocalBroker, prefix: str) -> str:
     Raises:
         Problem: there is none, or several.
     """
-    try:
-        found = broker.find_runs(prefix)
-    except UnknownRunError:
-        found = []
+    found = broker.find_runs(prefix, _SHOWN + 1)
     if prefix in found:
         return prefix
     if not found:
         raise Problem(f"no run has an id that begins with {prefix!r}. 'fuseline runs' lists those that are there.")
     if len(found) > 1:
-        shown = ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
-        raise Problem(f"{len(found)} runs have ids that begin with {prefix!r}: {shown}. Give more of it.")
+        shown = ", ".join(found[:_SHOWN]) + (" and more" if len(found) > _SHOWN else "")
+        raise Problem(f"several runs have ids that begin with {prefix!r}: {shown}. Give more of it.")
     return found[0]

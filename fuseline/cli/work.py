@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from fuseline.broker.local import LocalBroker
+from fuseline.cli.app import Problem
 from fuseline.cli.bar import RunBar
 from fuseline.cli.follow import Follower
 from fuseline.cli.inputs import read_inputs
@@ -22,9 +23,12 @@ from fuseline.cli.times import clock
 from fuseline.cli.workflows import find_workflow
 from fuseline.context import current_run
 from fuseline.engines import ProcessEngine
+from fuseline.errors import WorkflowChangedError
 from fuseline.executors import executor_class
 from fuseline.executors.base import usable_cpus
 from fuseline.policies.base import WorkflowPolicy
+from fuseline.records import RunRecord
+from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.workflow import Workflow
 
@@ -66,7 +70,7 @@ def dispatch_runs(
     with open_store(store, make=True) as broker:
         ids = broker.dispatch_many(schema, inputs)
         if wait or sys.stderr.isatty():
-            _say_who_serves(broker, workflow.name, target + store_argument(store))
+            _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
         if wait:
             outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=lines_from is not None)
             return _wait(broker, ids, outcomes)
@@ -96,8 +100,7 @@ def resume_run(
         engine = ProcessEngine(broker, [workflow], processes=processes)
 
         def put_back() -> list[str]:
-            if record.state.is_settled or changed:
-                broker.resume(instance_id, schema, changed=changed)
+            _resume(broker, record, schema, changed=changed)
             return [instance_id]
 
         outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=False)
@@ -175,7 +178,7 @@ def _work_on(
         follower.expect(ids, steps_done=steps_done)
         stopped = _work(engine)
     for instance_id in ids:
-        outcomes.show(broker, broker.record(instance_id))
+        outcomes.show(broker.record(instance_id))
     outcomes.finish()
     return stopped or outcomes.code
 
@@ -191,7 +194,7 @@ def _wait(broker: LocalBroker, ids: Sequence[str], outcomes: Outcomes) -> int:
                         pass
         except KeyboardInterrupt:
             stopped = 130
-        outcomes.show(broker, broker.record(instance_id))
+        outcomes.show(broker.record(instance_id))
     outcomes.finish()
     return stopped or outcomes.code
 
@@ -228,22 +231,35 @@ def _put_back(prefix: str, *, changed: bool, store: str | None) -> int:
     with open_store(store) as broker:
         instance_id = find_run(broker, prefix)
         record = broker.record(instance_id)
-        if record.state.is_settled:
-            broker.resume(instance_id, changed=changed)
-            click.echo(f"run {instance_id} of workflow {record.workflow!r} is put back.")
-        else:
-            click.echo(
-                f"run {instance_id} of workflow {record.workflow!r} is {record.state} and needs no putting back."
-            )
-        _say_who_serves(broker, record.workflow, "MODULE:WORKFLOW" + store_argument(store))
+        _resume(broker, record, None, changed=changed)
+        stands = "waits for a worker again" if record.state.is_settled else f"is {record.state} and needs no resuming"
+        click.echo(f"run {instance_id} of workflow {record.workflow!r} {stands}.")
+        _say_who_serves(broker, record.workflow, record.workflow_id, "MODULE:WORKFLOW" + store_argument(store))
     return 0
 
 
-def _say_who_serves(broker: LocalBroker, name: str, arguments: str) -> None:
-    """Say which workers take runs of a workflow, or how to start one."""
-    pids = sorted({pid for _, pid, names in broker.status().workers if name in names})
-    if pids:
-        who = "worker" if len(pids) == 1 else "workers"
-        click.echo(f"{who} {', '.join(map(str, pids))} will take it.", err=True)
+def _resume(broker: LocalBroker, record: RunRecord, schema: WorkflowSchema | None, *, changed: bool) -> None:
+    """Make a run that has failed or was cancelled one that waits; one that has not ended needs no more than a worker.
+
+    Raises:
+        Problem: it has succeeded, or its workflow has changed.
+    """
+    run = f"run {record.instance_id}"
+    if record.state is State.SUCCEEDED:
+        raise Problem(f"{run} has succeeded; nothing of it is left to do. Dispatch another one.")
+    try:
+        broker.resume(record.instance_id, schema, changed=changed and record.state.is_settled)
+    except WorkflowChangedError as error:
+        how = "Cancel it first, and resume it" if changed else "Go on with the changed one"
+        raise Problem(
+            f"workflow {record.workflow!r} is not what it was when {run} began. {how} with --changed."
+        ) from error
+
+
+def _say_who_serves(broker: LocalBroker, name: str, workflow_id: str, arguments: str) -> None:
+    """Say how many workers take runs of a workflow, or how to start one."""
+    workers = [worker for worker in broker.status().workers if workflow_id in worker.workflows]
+    if present := sum(not worker.is_missing for worker in workers):
+        click.echo(f"{plural(present, 'worker')} {'serves' if present == 1 else 'serve'} {name!r}.", err=True)
     else:
         click.echo(f"no worker serves {name!r} now. Start one with: fuseline worker {arguments}", err=True)

@@ -113,7 +113,7 @@ def test_a_beginning_of_several_ids_lists_five_of_them(call: Call) -> None:
     meant = [each for each in ids if each.startswith(first)]
     said = call("show", first)
     assert said.code == 1
-    assert f"{len(meant)} runs have ids that begin with {first!r}: " in said.err
+    assert f"several runs have ids that begin with {first!r}: " in said.err
     assert sum(each in said.err for each in meant) == min(5, len(meant))
 
 

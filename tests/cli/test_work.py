@@ -252,10 +252,31 @@ def test_resume_without_a_workflow_leaves_the_run_to_a_worker(call: Call, store:
     assert call("cancel", run).code == 0
     said = call("resume", run[:8])
     assert said.code == 0
-    assert said.out == f"run {run} of workflow 'double' is put back.\n"
+    assert said.out == f"run {run} of workflow 'double' waits for a worker again.\n"
     assert "no worker serves 'double' now. Start one with: fuseline worker MODULE:WORKFLOW" in said.err
     with LocalBroker(store) as broker:
         assert broker.record(run).state is State.PENDING
+
+
+def test_resume_of_a_run_that_has_not_ended_only_says_so(call: Call) -> None:
+    [run] = call("dispatch", "pipeline.py:double", "-i", "x=1").out.split()
+    assert call("resume", run).out == f"run {run} of workflow 'double' is PENDING and needs no resuming.\n"
+    assert call("resume", run, "pipeline.py:double").out == '{"x": 1, "twice": 2}\n'
+
+
+def test_a_changed_workflow_is_resumed_only_if_that_is_said(call: Call, project: Path) -> None:
+    call("run", "pipeline.py:etl", "-i", "path=a", "-i", "title=bad", "--executor", "inline")
+    run = json.loads(call("runs", "--json").out)["run"]
+    source = (project / "pipeline.py").read_text()
+    changed = source.replace(
+        "load, report = Load(), Report()", "load, report = Load(), Report(policies=[RetryPolicy(1)])"
+    )
+    (project / "changed.py").write_text(changed.replace('"bad"', '"very bad"'))
+    said = call("resume", run, "changed.py:etl", "--executor", "inline")
+    assert (said.code, said.out) == (1, "")
+    assert f"workflow 'etl' is not what it was when run {run} began. Go on with the changed one with --" in said.err
+    said = call("resume", run, "changed.py:etl", "--executor", "inline", "--changed")
+    assert (said.code, said.out) == (0, "bad: 3 rows\n")
 
 
 def test_a_run_that_has_succeeded_is_not_resumed(call: Call) -> None:
