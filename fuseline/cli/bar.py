@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fuseline.cli.consoles import make_console
 from fuseline.cli.follow import Tally
 from fuseline.cli.text import plural, printable, shorten
 
@@ -15,6 +15,13 @@ __all__ = ["RunBar"]
 
 #: Columns of a terminal below which there is a short bar only.
 _NARROW = 70
+
+
+class _SteadyConsole(Console):
+    """Leaves the cursor alone: if this process is killed, nobody would show it again."""
+
+    def show_cursor(self, show: bool = True) -> bool:
+        return False
 
 
 class RunBar:
@@ -27,8 +34,7 @@ class RunBar:
     """
 
     def __init__(self, name: str, total: int, noun: str) -> None:
-        console = make_console(stderr=True)
-        console.soft_wrap = False  # a bar that wraps could not be redrawn
+        console = _SteadyConsole(stderr=True, markup=False, highlight=False, emoji=False)
         is_wide = console.width >= _NARROW
         self._noun = noun
         self._total = total
@@ -63,4 +69,4 @@ class RunBar:
         settled = tally.done + tally.failed + tally.cancelled
         text = f"{settled:,}/{plural(self._total, self._noun)}"
         text += f", {tally.failed:,} failed" if tally.failed else ""
-        return text + (f", {retried:,} retried" if retried else "")
+        return text + (f", {retried:,} {'retry' if retried == 1 else 'retries'}" if retried else "")

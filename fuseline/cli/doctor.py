@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import shutil
@@ -143,7 +142,7 @@ def _store(path: Path) -> Iterator[Finding]:
     except FuselineError as error:
         yield Finding(subject="store", text=f"{path} ({kind})", advice=str(error))
         return
-    yield Finding(subject="store", text=f"{path}, {size(_size_on_disk(path))}; {kind}, {size(free)} free")
+    yield Finding(subject="store", text=f"{path}; {kind}, {size(free)} free")
     pid, door = read_owner(path)
     runs = bool(door) and _answers(Path(door))
     yield Finding(subject="broker", text=f"process {pid}" if runs else "none runs; a command that needs one starts it")
@@ -161,7 +160,7 @@ def _inside(path: Path) -> Iterator[Finding]:
         yield Finding(subject="check", text="the store cannot be opened", advice=str(error))
         return
     counts = ", ".join(f"{count:,} {state}" for state, count in sorted(status.counts.items()) if count)
-    yield Finding(subject="runs", text=counts or "none")
+    yield Finding(subject="runs", text=f"{counts or 'none'}; {size(status.size_bytes)} with all that belongs to them")
     present = [worker for worker in status.workers if not worker.is_missing]
     served = ", ".join(sorted({name for worker in present for name in worker.workflows}))
     text = f"{len(present)}, which serve {served}" if present else "none"
@@ -184,8 +183,3 @@ def _inside(path: Path) -> Iterator[Finding]:
         yield Finding(subject="check", text=text, advice=f"Put back a copy of {path}, or move it away and start anew.")
     else:
         yield Finding(subject="check", text=f"the store is whole ({time.monotonic() - started:.1f} s)")
-
-
-def _size_on_disk(path: Path) -> int:
-    files = [path, path.with_name(path.name + "-wal")]
-    return sum(os.stat(file).st_size for file in files if file.exists())

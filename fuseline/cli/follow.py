@@ -75,6 +75,18 @@ class Follower:
             for event in early:
                 self._count(event)
 
+    def catch_up(self, state_of: Callable[[str], State]) -> None:
+        """Count ends that were not heard of, because the broker was started anew meanwhile.
+
+        Args:
+            state_of: returns the state of a run.
+        """
+        for instance_id in sorted(self._waiting or ()):
+            if not (state := state_of(instance_id)).is_settled:
+                return  # the ends after this one are looked for when it has ended
+            with self._lock:
+                self._count(RunEvent(instance_id=instance_id, state=state, at=0.0))
+
     def _read(self) -> None:
         try:
             for event in self._stream:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -32,17 +33,21 @@ class Outcomes:
         store: what to add to a command so that it uses the same store.
         use_json: whether to print a JSON object for each run, in place of its result.
         several: whether there may be several runs, so that each gets one line, and one without a result an empty line.
+        attempts: ``{step: tries}`` before this command, of a run that is resumed.
     """
 
-    def __init__(self, target: str, store: str, *, use_json: bool, several: bool) -> None:
+    def __init__(
+        self, target: str, store: str, *, use_json: bool, several: bool, attempts: Mapping[str, int] | None = None
+    ) -> None:
         self._target = target
         self._store = store
         self._use_json = use_json
         self._several = several
+        self._attempts = attempts or {}
         self._started = time.monotonic()
         self._states: Counter[State] = Counter()
         self._steps: Counter[State] = Counter()
-        self._retried = 0
+        self._retries = 0
         self._unloadable = 0
         self._last: RunRecord | None = None
 
@@ -71,9 +76,9 @@ class Outcomes:
     def _count(self, record: RunRecord) -> None:
         self._last = record
         self._states[record.state if record.state.is_settled else State.PENDING] += 1
-        for step in record.steps.values():
+        for name, step in record.steps.items():
             self._steps[step.state] += 1
-            self._retried += max(0, step.attempts - step.restarts - 1)
+            self._retries += max(0, step.attempts - self._attempts.get(name, 0) - step.restarts - 1)
 
     def finish(self) -> None:
         """Print a line about all of it, and what can be done about runs that failed or have not ended."""
@@ -81,7 +86,7 @@ class Outcomes:
         record = self._last
         if record is None:
             return
-        retried = f", {plural(self._retried, 'step')} retried" if self._retried else ""
+        retried = f", {self._retries:,} {'retry' if self._retries == 1 else 'retries'}" if self._retries else ""
         seconds = duration(time.monotonic() - self._started)
         if self._several:
             self._say(f"{printable(record.workflow)}: {self._ends()}{retried}, {seconds}")

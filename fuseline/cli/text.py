@@ -84,7 +84,7 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if callable(to_list := getattr(value, "tolist", None)):  # an array, or one of its numbers
         return to_list()
-    plain = msgspec.to_builtins(value)
+    plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))  # which would be base64
     if plain is value:
         raise TypeError(f"{type(value).__name__} has no form in JSON")
     return plain

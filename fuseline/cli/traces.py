@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from fuseline.values import ErrorInfo
 
 __all__ = ["error_lines", "failure_of", "reason_of", "summary"]
 
-#: Lines of a traceback that are shown, the last ones.
-_LINES = 8
+#: Frames of a traceback that are shown, the last ones.
+_FRAMES = 4
 #: Characters of a line that are shown.
 _LONGEST = 1000
 
+#: A line that marks a part of the one above.
+_MARKS = re.compile(r"\s*[~^]+[~^ ]*")
 _OWN = str(Path(fuseline.__file__).parent) + os.sep
 
 
@@ -60,19 +63,15 @@ def error_lines(record: RunRecord, name: str) -> list[str]:
 
 
 def _frames(trace: str) -> list[str]:
-    """Return the last lines of a traceback that are about frames, without those of this package."""
-    lines = trace.split("Traceback (most recent call last):\n")[-1].split("\n")
-    frames: list[str] = []
-    for line in lines:
+    """Return the lines of a traceback about its innermost frames, without those of this package and without marks."""
+    frames: list[list[str]] = []
+    for line in trace.split("Traceback (most recent call last):\n")[-1].split("\n"):
         if not line.startswith("  "):
             break
-        frames.append(line[2 : _LONGEST + 2])
-    shown: list[str] = []
-    is_own = False
+        if line.startswith("  File "):
+            frames.append([])
+        if frames and not _MARKS.fullmatch(line):
+            frames[-1].append(line[2 : _LONGEST + 2])
     here = f'File "{os.getcwd()}{os.sep}'
-    for line in frames:
-        if line.startswith("File "):
-            is_own = line.startswith(f'File "{_OWN}')
-        if not is_own:
-            shown.append(line.replace(here, 'File "', 1) if line.startswith(here) else line)
-    return shown[-_LINES:]
+    shown = [frame for frame in frames if not frame[0].startswith(f'File "{_OWN}')][-_FRAMES:]
+    return [line.replace(here, 'File "', 1) if line.startswith(here) else line for frame in shown for line in frame]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ from fuseline.states import State
 from fuseline.workflow import Workflow
 
 __all__ = ["dispatch_runs", "resume_run", "run_here", "serve_workflows"]
+
+#: Seconds between two looks whether runs that are waited for have ended unheard.
+_LOOK = 30.0
 
 
 def run_here(
@@ -68,12 +72,12 @@ def dispatch_runs(
     schema = workflow.to_schema()
     inputs = read_inputs(workflow, schema, pairs, lines_from)
     with open_store(store, make=True) as broker:
-        ids = broker.dispatch_many(schema, inputs)
         if wait or sys.stderr.isatty():
             _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
         if wait:
             outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=lines_from is not None)
-            return _wait(broker, ids, outcomes)
+            return _wait(broker, outcomes, lambda: broker.dispatch_many(schema, inputs))
+        ids = broker.dispatch_many(schema, inputs)
     for instance_id in ids:
         click.echo(json.dumps({"run": instance_id, "workflow": workflow.name}) if use_json else instance_id)
     return 0
@@ -103,7 +107,8 @@ def resume_run(
             _resume(broker, record, schema, changed=changed)
             return [instance_id]
 
-        outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=False)
+        attempts = {name: step.attempts for name, step in record.steps.items()}
+        outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=False, attempts=attempts)
         done = sum(step.state in (State.SUCCEEDED, State.SKIPPED) for step in record.steps.values())
         bar = RunBar(workflow.name, len(schema.steps), "step")
         return _work_on(broker, engine, outcomes, bar, put_back, steps_done=done)
@@ -183,17 +188,20 @@ def _work_on(
     return stopped or outcomes.code
 
 
-def _wait(broker: LocalBroker, ids: Sequence[str], outcomes: Outcomes) -> int:
-    """Wait for the ends of runs that others work on, and print what became of each."""
+def _wait(broker: LocalBroker, outcomes: Outcomes, dispatch: Callable[[], list[str]]) -> int:
+    """Wait until others have worked on the runs that ``dispatch`` returns, and print what became of them."""
     stopped = 0
-    for instance_id in ids:
+    ended = threading.Event()
+    with Follower(broker, lambda steps, runs: None, ended.set) as follower:
+        ids = dispatch()
+        follower.expect(ids)
         try:
-            while not stopped and not broker.record(instance_id).state.is_settled:
-                with broker.events(instance_id) as stream:
-                    for _ in stream:
-                        pass
+            # Not in a call of the broker, which Ctrl-C would leave half done.
+            while not ended.wait(_LOOK):
+                follower.catch_up(lambda instance_id: broker.record(instance_id).state)
         except KeyboardInterrupt:
             stopped = 130
+    for instance_id in ids:
         outcomes.show(broker.record(instance_id))
     outcomes.finish()
     return stopped or outcomes.code

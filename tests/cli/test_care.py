@@ -103,7 +103,7 @@ def test_doctor_finds_nothing_wrong_with_a_good_store(call: Call, store: Path) -
     said = call("doctor")
     assert said.code == 0, said.out
     assert "✗" not in said.out
-    for text in ("fuseline", "Python", "SQLite", f"{store}, ", "1 SUCCEEDED", "the store is whole", "none runs"):
+    for text in ("fuseline", "Python", "SQLite", f"{store}; ", "1 SUCCEEDED; ", "the store is whole", "none runs"):
         assert text in said.out
     findings = [json.loads(line) for line in call("doctor", "--json").out.splitlines()]
     assert all(finding["ok"] for finding in findings)

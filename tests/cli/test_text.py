@@ -61,6 +61,8 @@ def test_a_repr_is_cut_and_its_errors_are_named() -> None:
         (np.int64(7), "7"),
         ([np.float64(0.5), np.arange(3)], "[0.5, [0, 1, 2]]"),
         ("ü", "ü"),
+        (b"\x00a", "b'\\x00a'"),
+        ({"a": b"b"}, "{'a': b'b'}"),
         (Opaque(), "<opaque thing>"),
         ({1, 2}, "[1, 2]"),
         ("two\nlines", '"two\\nlines"'),
