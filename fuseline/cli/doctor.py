@@ -18,7 +18,7 @@ from rich.text import Text
 import fuseline
 from fuseline.broker.door import knock, runtime_folder
 from fuseline.broker.local import LocalBroker
-from fuseline.broker.store_file import check_file, file_system, read_owner
+from fuseline.broker.store.file import check_file, file_system, read_owner
 from fuseline.cli.consoles import make_console
 from fuseline.cli.stores import store_path
 from fuseline.cli.text import plural, printable

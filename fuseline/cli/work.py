@@ -72,12 +72,17 @@ def dispatch_runs(
     schema = workflow.to_schema()
     inputs = read_inputs(workflow, schema, pairs, lines_from)
     with open_store(store, make=True) as broker:
-        if wait or sys.stderr.isatty():
-            _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
+
+        def dispatch() -> list[str]:
+            ids = broker.dispatch_many(schema, inputs)
+            if wait or sys.stderr.isatty():
+                _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
+            return ids
+
         if wait:
             outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=lines_from is not None)
-            return _wait(broker, outcomes, lambda: broker.dispatch_many(schema, inputs))
-        ids = broker.dispatch_many(schema, inputs)
+            return _wait(broker, outcomes, dispatch)
+        ids = dispatch()
     for instance_id in ids:
         click.echo(json.dumps({"run": instance_id, "workflow": workflow.name}) if use_json else instance_id)
     return 0
@@ -194,8 +199,8 @@ def _wait(broker: LocalBroker, outcomes: Outcomes, dispatch: Callable[[], list[s
     ended = threading.Event()
     with Follower(broker, lambda steps, runs: None, ended.set) as follower:
         ids = dispatch()
-        follower.expect(ids)
         try:
+            follower.expect(ids)
             # Not in a call of the broker, which Ctrl-C would leave half done.
             while not ended.wait(_LOOK):
                 follower.catch_up(lambda instance_id: broker.record(instance_id).state)
