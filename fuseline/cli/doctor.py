@@ -7,6 +7,7 @@ import platform
 import resource
 import shutil
 import sqlite3
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -35,6 +36,10 @@ _FILES_OF_ITS_OWN = 64
 _LEFT_AFTER = 60.0
 
 
+#: Columns before the texts.
+_INDENT = 15
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something that was looked at."""
@@ -59,11 +64,27 @@ def examine(*, store: str | None, use_json: bool) -> int:
         if use_json:
             click.echo(json.dumps({"ok": finding.is_well, **asdict(finding)}))
             continue
-        mark = ("✗ ", "bold red") if not finding.is_well else ("! ", "yellow") if finding.advice else ("✓ ", "green")
-        console.print(Text.assemble(mark, f"{finding.subject:<12} ", printable(finding.text)))
-        if finding.advice:
-            console.print(Text(f"{'':<15}{printable(finding.advice)}"))
+        for line in _lines(finding, console.width):
+            console.print(line)
     return 0 if all_well else 1
+
+
+def _lines(finding: Finding, width: int) -> Iterator[Text]:
+    mark, style = ("✓", "green") if not finding.advice else ("!", "yellow") if finding.is_well else ("✗", "bold red")
+    for heading, text in ((finding.subject, finding.text), ("", finding.advice)):
+        indent = " " * _INDENT
+        lines = textwrap.wrap(
+            printable(text),
+            max(width, 40),
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for number, line in enumerate(lines):
+            head = Text.assemble((mark, style), f" {heading}") if heading and not number else Text()
+            head.pad_right(_INDENT - len(head))
+            yield head + Text(line[_INDENT:])
 
 
 def _findings(path: Path) -> Iterator[Finding]:
