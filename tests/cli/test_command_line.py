@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,6 +127,36 @@ def test_an_error_is_one_line_without_a_traceback(
     monkeypatch.setattr(work, "run_here", fail)
     said = call("run", "pipeline.py:etl")
     assert (said.code, said.err) == (code, line)
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, "double"),
+        (">/dev/full", 1, "fuseline: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_output_that_cannot_be_written(redirected: str, code: int, said: str, call: Call) -> None:
+    call("dispatch", "pipeline:double", "-i", "x=1")
+    command = f"{sys.executable} -W error -m fuseline.cli runs --json {redirected}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["runs", "--json"], ["run", "pipeline:double", "-i", "x=1"]])
+def test_output_that_nobody_reads_is_no_error(arguments: list[str], call: Call) -> None:
+    call("dispatch", "pipeline:double", "-i", "x=1")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        command = [sys.executable, "-W", "error", "-m", "fuseline.cli", *arguments]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "rror" not in done.stderr
 
 
 def test_a_bug_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
