@@ -101,6 +101,12 @@ class ProcessEngine:
     def _choose(self, workflow: Workflow) -> str | Executor:
         return workflow.executor or self._executor or DEFAULT_EXECUTOR
 
+    def observe(self, policy: WorkflowPolicy) -> None:
+        """Have a policy observe all workflows of this engine. It becomes no part of them, nor of their schemas."""
+        for lane in self._lanes:
+            for served in lane.workflows.values():
+                served.observers.add(policy)
+
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -354,8 +360,7 @@ def run_once(
     [lane] = engine._lanes
     [served] = lane.workflows.values()
     if progress:
-        observer: WorkflowPolicy = Progress(len(workflow.steps))
-        served.observers.add(observer)
+        engine.observe(Progress(len(workflow.steps)))
     instance_id = broker.dispatch_workflow(served.schema, inputs)
     on_dispatch(instance_id)
     if is_shared:

@@ -59,6 +59,6 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     step_name: str | None  #: None where it is about the run
     state: State
     attempt: int | None  #: 1 for the first try; None where it is about the run
-    cause: str  #: why it was skipped, cancelled or started again
+    cause: str  #: why, where the state does not say it
     worker_id: str | None = None  #: who was given the step, where it is RUNNING
     at: float  #: seconds since the epoch

@@ -50,7 +50,7 @@ class RunEvent:
     state: State
     step_name: str | None = None  #: None where it is about the run
     attempt: int | None = None  #: 1 for the first try; None where it is about the run
-    cause: str = ""  #: why it was skipped or cancelled
+    cause: str = ""  #: why, where the state does not say it
     at: float  #: seconds since the epoch
 
 

@@ -16,12 +16,17 @@ import stat
 import struct
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from fuseline.errors import BrokerError
 
-__all__ = ["Door", "knock", "runtime_folder"]
+__all__ = ["DOOR_PREFIX", "Door", "knock", "peer_of", "runtime_folder", "sweep_doors"]
 
+#: How the names of folders begin that doors are in.
+DOOR_PREFIX = "broker-"
+#: Seconds in which a door is ready for sure.
+_MAKING = 60.0
 #: Connections that may wait to be accepted.
 _BACKLOG = 128
 
@@ -58,7 +63,8 @@ class Door:
             connection, _ = self._socket.accept()
         except OSError:  # gone again, or no descriptor left
             return None
-        if _user_of(connection) not in (None, os.getuid()):
+        peer = peer_of(connection)
+        if peer is not None and peer[1] != os.getuid():
             connection.close()
             return None
         return connection
@@ -112,10 +118,23 @@ def runtime_folder() -> Path:
     return folder
 
 
-def _user_of(connection: socket.socket) -> int | None:
-    """Return the user at the other end, or None where the system does not say."""
+def peer_of(connection: socket.socket) -> tuple[int, int] | None:
+    """Return the process and the user at the other end, or None where the system does not say."""
     if sys.platform == "linux":
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        user: int = struct.unpack("3i", credentials)[1]
-        return user
+        pid, user, _ = struct.unpack("3i", credentials)
+        return pid, user
     return None
+
+
+def sweep_doors() -> None:
+    """Remove the folders of doors behind which nobody is any more, because their process was killed."""
+    for folder in runtime_folder().glob(f"{DOOR_PREFIX}*"):
+        try:
+            is_new = time.time() - folder.stat().st_mtime < _MAKING
+            connection = None if is_new else knock(folder / "door")[0]
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            if connection is not None:
+                connection.close()

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fuseline.broker.store import Changes, Moment, Store
@@ -416,10 +416,20 @@ class Housing:
         held = Counter(run.state.value for run in self._core.runs.values())
         return dict(held + Counter({} if self._store is None else self._store.counts()))
 
-    def workers(self) -> list[WorkerInfo]:
-        """Return who works for this broker."""
+    def workers(self, pids: Mapping[str, int]) -> list[WorkerInfo]:
+        """Return who works for this broker.
+
+        Args:
+            pids: ``{worker: its process}``, of those that are known.
+        """
         return [
-            WorkerInfo(worker_id, list(served), len(self._core.held_by(worker_id)), worker_id in self.missing)
+            WorkerInfo(
+                worker_id=worker_id,
+                pid=pids.get(worker_id),
+                workflows=list(served),
+                running=len(self._core.held_by(worker_id)),
+                is_missing=worker_id in self.missing,
+            )
             for worker_id, served in self._serves.items()
         ]
 

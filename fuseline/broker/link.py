@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from fuseline.broker.door import peer_of
 from fuseline.broker.wire import FROM_BROKER, TO_BROKER, FromBroker, Happened, Hello, News, Refused, ToBroker, Welcome
 from fuseline.channel import Channel, ProtocolError
 from fuseline.errors import BrokerError
@@ -46,6 +47,11 @@ class ServerLink:
 
     def fileno(self) -> int:
         return self._connection.fileno()
+
+    def peer_pid(self) -> int | None:
+        """Return the process at the other end, or None where the system does not say."""
+        peer = peer_of(self._connection)
+        return None if peer is None else peer[0]
 
     def let_in(self) -> None:
         """Take the other end for a program of this user."""
@@ -95,9 +101,13 @@ class ClientLink:
         """
         with self._lock:
             self._check_open()
-            self._channel.send(request)
-            while not self._answers:
-                self._read()
+            try:
+                self._channel.send(request)
+                while not self._answers:
+                    self._read()
+            except BaseException:  # Ctrl-C, say: the next call would take this one's answer for its own
+                self._shut_down()
+                raise
             answer = self._answers.pop(0)
         if isinstance(answer, Refused):
             raise answer.error()
@@ -146,12 +156,15 @@ class ClientLink:
 
     def close(self) -> None:
         """Close the link; who waits on it in another thread gets ``LinkLost``. May be called twice."""
-        try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self._shut_down()
         with self._lock:  # nobody reads or writes any more: the number of the descriptor may be used again
             self._connection.close()
+
+    def _shut_down(self) -> None:
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it is closed
+            pass
 
     def _check_open(self) -> None:
         if self._connection.fileno() < 0:

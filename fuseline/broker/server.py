@@ -437,7 +437,9 @@ class Server:
             stays=self._stays,
             started=self._started,
             programs=len(self._links),
-            workers=self._housing.workers(),
+            workers=self._housing.workers(
+                {name: pid for name, link in self._of_workers.items() if (pid := link.peer_pid()) is not None}
+            ),
             counts=self._housing.counts(),
             size_bytes=0 if store is None else store.size_bytes(),
             keep_for=self._keep.seconds,

@@ -25,7 +25,7 @@ from types import FrameType
 
 import msgspec
 
-from fuseline.broker.door import Door, knock, runtime_folder
+from fuseline.broker.door import DOOR_PREFIX, Door, knock, runtime_folder, sweep_doors
 from fuseline.broker.link import ClientLink, LinkLost, ServerLink
 from fuseline.broker.server import Retention, Server
 from fuseline.broker.store import Durability, Store
@@ -86,7 +86,8 @@ def serve(
 
 def _open(stack: ExitStack, store: Store | None, keep: Retention, *, stays: bool) -> Server:
     """Return a server that programs can find."""
-    folder = Path(tempfile.mkdtemp(prefix="broker-", dir=runtime_folder()))
+    sweep_doors()
+    folder = Path(tempfile.mkdtemp(prefix=DOOR_PREFIX, dir=runtime_folder()))
     stack.callback(folder.rmdir)
     door = Door(folder / "door")
     stack.callback(door.close)

@@ -351,6 +351,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, array_like=True):
     """Somebody who works for a broker."""
 
     worker_id: str
+    pid: int | None  #: of its program; None if it is missing, or the system does not say
     workflows: list[str]  #: ids
     running: int  #: assignments that it has
     is_missing: bool  #: whether it left without a word, and is not known to be dead

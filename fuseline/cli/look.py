@@ -157,16 +157,13 @@ def _move_columns(moves: Sequence[Move], record: RunRecord) -> list[Column]:
         Column(title="what", cells=["the run" if m.step_name is None else m.step_name for m in moves], least=10),
         _state_column([move.state.value for move in moves]),
         Column(title="attempt", cells=[str(move.attempt or "") for move in moves], rank=1, right=True),
-        Column(title="cause", cells=[_cause(move, record) for move in moves], least=12, rank=2),
+        Column(title="cause", cells=[_cause(move) for move in moves], least=12, rank=2),
     ]
 
 
-def _cause(move: Move, record: RunRecord) -> str:
-    """Return why a move was made; of failures, what the last attempt of the step raised is known."""
-    if move.cause or move.step_name is None or move.state not in (State.FAILED, State.RETRYING):
-        return move.cause
-    step = record.steps[move.step_name]
-    return summary(step.error) if step.error and step.attempts == move.attempt else ""
+def _cause(move: Move) -> str:
+    """Return why a move was made, or who was given the step."""
+    return f"given to worker {move.worker_id}" if move.worker_id else move.cause
 
 
 def _steps(record: RunRecord) -> str:
@@ -268,4 +265,11 @@ def _step_as_data(record: RunRecord, name: str) -> Mapping[str, Any]:
 
 
 def _move_as_data(move: Move) -> Mapping[str, Any]:
-    return {"at": move.at, "step": move.step_name, "state": move.state, "attempt": move.attempt, "cause": move.cause}
+    return {
+        "at": move.at,
+        "step": move.step_name,
+        "state": move.state,
+        "attempt": move.attempt,
+        "cause": move.cause,
+        "worker": move.worker_id,
+    }

@@ -133,9 +133,7 @@ def serve_workflows(
     with open_store(store, make=True) as broker:
         engine = ProcessEngine(broker, workflows, processes=processes)
         ends = _Ends(verbose=verbose)
-        for lane in engine._lanes:
-            for served in lane.workflows.values():
-                served.observers.add(ends)
+        engine.observe(ends)
         names = ", ".join(workflow.name for workflow in workflows)
         count = plural(processes or usable_cpus(), "step")
         until = "until no run is left" if until_done else "until Ctrl-C"
@@ -272,7 +270,10 @@ def _resume(broker: LocalBroker, record: RunRecord, schema: WorkflowSchema | Non
 def _say_who_serves(broker: LocalBroker, name: str, workflow_id: str, arguments: str) -> None:
     """Say how many workers take runs of a workflow, or how to start one."""
     workers = [worker for worker in broker.status().workers if workflow_id in worker.workflows]
-    if present := sum(not worker.is_missing for worker in workers):
-        click.echo(f"{plural(present, 'worker')} {'serves' if present == 1 else 'serve'} {name!r}.", err=True)
+    present = [worker for worker in workers if not worker.is_missing]
+    if present:
+        pids = ", ".join(str(worker.pid) for worker in present[:5] if worker.pid is not None)
+        serve = f"{plural(len(present), 'worker')} {'serves' if len(present) == 1 else 'serve'} {name!r}"
+        click.echo(f"{serve} (process {pids})." if pids else f"{serve}.", err=True)
     else:
         click.echo(f"no worker serves {name!r} now. Start one with: fuseline worker {arguments}", err=True)

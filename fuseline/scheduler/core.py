@@ -293,16 +293,15 @@ class Scheduler:
     def _follow(self, run: Run) -> None:
         """Do what the moves of a run since the last call ask for: queue it, wake workers, tell those who watch."""
         workflow_id = run.plan.workflow_id
-        for _, state in run.journal:
+        for _, state, _ in run.journal:
             if state is State.READY:
                 self._flows[workflow_id].ready.add(run)
                 self._commands.append(StepsReady(workflow_id))
                 break
         if self.watched:
-            for step, state in run.journal:
+            for step, state, cause in run.journal:
                 name = None if step is None else run.plan.names[step]
                 attempt = None if step is None else run.attempts[step]
-                cause = "" if step is None else run.causes.get(step, "")
                 self._commands.append(Moved(run.instance_id, name, state, attempt, cause))
         run.journal.clear()
 
@@ -398,7 +397,7 @@ class Scheduler:
             run.skip(step, now)
         elif report.state is State.READY:
             run.attempts[step] -= 1  # it never started
-            run.give_back(step, now)
+            run.give_back(step, "it was not begun", now)
         elif report.state is State.CANCELLED:
             if run.may_not_start(step):
                 run.cancel_step(step, now)
@@ -459,7 +458,7 @@ class Scheduler:
         """Put back a step whose worker ended while it ran: not the step's doing, so no retry is used up."""
         run.restarts[step] = run.restarts.get(step, 0) + 1
         if run.restarts[step] <= MAX_RESTARTS or run.may_not_start(step):
-            run.give_back(step, now)
+            run.give_back(step, "its worker ended", now)
             return
         lost = StepLost(
             f"step {run.plan.names[step]!r} of run {run.instance_id} was restarted {MAX_RESTARTS} times, because "
@@ -475,7 +474,7 @@ class Scheduler:
         while self._retries and self._retries[0][0] <= now:
             entry = heapq.heappop(self._retries)
             if self._is_waiting(entry):
-                entry[2].make_ready(entry[3])
+                entry[2].make_ready(entry[3], "its wait is over")
                 self._follow(entry[2])
 
     @staticmethod

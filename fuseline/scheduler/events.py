@@ -152,7 +152,7 @@ class Moved(msgspec.Struct, frozen=True):
     step_name: str | None
     state: State
     attempt: int | None
-    cause: str
+    cause: str  #: why, where the state does not say it; empty if it does
 
 
 Command = Assign | Kill | Recall | Answer | StepsReady | Finished | Moved

@@ -16,6 +16,9 @@ from fuseline.values import ErrorInfo, Value
 
 __all__ = ["Run"]
 
+#: Characters of an error that the story of a step tells.
+_CAUSE_LIMIT = 300
+
 
 class Run:
     """One execution of a workflow. Lists are by the number of the step; dicts hold only what there is."""
@@ -71,7 +74,8 @@ class Run:
         self.open_steps = count  #: not settled yet
         self.ready: list[int] = []  #: a stack: what became ready last is taken first
         self.queued = False  #: whether the ready queue holds it
-        self.journal: list[tuple[int | None, State]] = []  #: moves that the core has not read yet; None is the run
+        #: Moves that the core has not read yet: (step, or None for the run; state; cause).
+        self.journal: list[tuple[int | None, State, str]] = []
         self.running: dict[int, int] = {}  #: {step: token}
         self.workers: dict[int, str] = {}  #: {running step: who has its assignment}
         self.due: dict[int, float] = {}  #: {retrying step: when its next attempt may start}
@@ -101,8 +105,11 @@ class Run:
 
     # -- moves --------------------------------------------------------------------------------------------------------
 
-    def move_step(self, step: int, target: State) -> None:
+    def move_step(self, step: int, target: State, cause: str = "") -> None:
         """Take a step to another state; the one place that does.
+
+        Args:
+            cause: why, where the new state does not say it.
 
         Raises:
             IllegalMove: the table of states has no such move. Nothing was changed.
@@ -113,7 +120,7 @@ class Run:
             whom = f"step {self.plan.names[step]!r} of run {self.instance_id}"
             raise IllegalMove(whom, origin, target, history)
         self.states[step] = target
-        self.journal.append((step, target))
+        self.journal.append((step, target, cause or self.causes.get(step, "")))
         if target.is_settled:
             self.open_steps -= 1
 
@@ -126,17 +133,17 @@ class Run:
         if target not in NEXT_RUN_STATES[self.state]:
             raise IllegalMove(f"run {self.instance_id}", self.state, target, f"{self.open_steps} steps are open")
         self.state = target
-        self.journal.append((None, target))
+        self.journal.append((None, target, ""))
 
     def release(self, step: int) -> None:
         """End an attempt; what follows from it is told next."""
         del self.running[step]
         del self.workers[step]
 
-    def make_ready(self, step: int) -> None:
+    def make_ready(self, step: int, cause: str = "") -> None:
         """Let a step start as soon as there is room."""
         self.due.pop(step, None)
-        self.move_step(step, State.READY)
+        self.move_step(step, State.READY, cause)
         self.ready.append(step)
 
     def start(self, step: int, token: int, worker_id: str, now: float) -> None:
@@ -185,7 +192,7 @@ class Run:
 
     def fail(self, step: int, now: float) -> None:
         """Settle a step as failed, and cancel what will not start because of that."""
-        self._settle(step, State.FAILED, now)
+        self._settle(step, State.FAILED, now, self._problem(step))
         first = not self.failed_steps
         self.failed_steps.append(step)
         if self.cancelled:
@@ -201,7 +208,7 @@ class Run:
         if place is not None:
             decided = self.failures.setdefault(step, {})
             decided[place] = decided.get(place, 0) + 1
-        self.move_step(step, State.RETRYING)
+        self.move_step(step, State.RETRYING, self._problem(step))
         self.due[step] = due
 
     def skip(self, step: int, now: float) -> None:
@@ -210,12 +217,12 @@ class Run:
         self._settle(step, State.SKIPPED, now)
         self._give_up_dependents(step, State.SKIPPED, f"step {self.plan.names[step]!r} was skipped", now)
 
-    def give_back(self, step: int, now: float) -> None:
+    def give_back(self, step: int, cause: str, now: float) -> None:
         """Make a step that was handed out ready again, or cancel it if it may not start any more."""
         if self.may_not_start(step):
             self.cancel_step(step, now)
         else:
-            self.make_ready(step)
+            self.make_ready(step, cause)
 
     def cancel_step(self, step: int, now: float) -> None:
         """Settle a step that may not start any more as cancelled."""
@@ -274,8 +281,16 @@ class Run:
                     self._settle(after, state, now)
                     stack.append(after)
 
-    def _settle(self, step: int, state: State, now: float) -> None:
-        self.move_step(step, state)
+    def _problem(self, step: int) -> str:
+        """Return the error of the last attempt in a line."""
+        error = self.errors.get(step)
+        if error is None:
+            return ""
+        kind = error.type_names[0].rpartition(".")[2] if error.type_names else ""
+        return ": ".join(filter(None, [kind, error.message.partition("\n")[0]]))[:_CAUSE_LIMIT]
+
+    def _settle(self, step: int, state: State, now: float, cause: str = "") -> None:
+        self.move_step(step, state, cause)
         self.step_finished[step] = now
         self.due.pop(step, None)
         for source in self.bound.sources[step]:

@@ -199,7 +199,7 @@ def test_a_silent_connection_is_closed_after_a_while(
 
 
 def test_another_user_is_not_let_in(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fuseline.broker.door._user_of", lambda connection: os.getuid() + 1)
+    monkeypatch.setattr("fuseline.broker.door.peer_of", lambda connection: (1, os.getuid() + 1))
     with connect(tmp_path / "door") as connection:
         assert is_closed(connection)
 

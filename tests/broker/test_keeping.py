@@ -61,6 +61,7 @@ def test_a_broker_says_how_it_is(stored: LocalBroker, store: Path) -> None:
     assert status.counts == {"PENDING": 1, "RUNNING": 1}
     [worker] = status.workers
     assert (worker.worker_id, worker.workflows, worker.running) == (worker_id, [schema.workflow_id], 1)
+    assert worker.pid == os.getpid()
     assert status.size_bytes > 0
     assert not status.stays
     assert stored.check() == []

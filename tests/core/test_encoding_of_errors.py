@@ -281,7 +281,7 @@ def test_the_names_of_class_and_bases_are_kept_nearest_first():
         "BaseException",
     )
     own, *bases = type_names(Plain)
-    assert own.endswith("test_values_of_errors.Plain")
+    assert own.endswith("test_encoding_of_errors.Plain")
     assert bases == ["Exception", "BaseException"]
 
 
