@@ -23,6 +23,7 @@ from fuseline.encoding import decode, encode_checked, encode_error
 from fuseline.errors import StepCrashed, StepTimedOut
 from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload
 from fuseline.policies.base import StepPolicy, overrides
+from fuseline.spool import Spool
 from fuseline.step import Step, signature_of
 from fuseline.values import Value
 from fuseline.workplace import Workplace
@@ -64,6 +65,9 @@ class StepHost:
     def __init__(self, *, killed_from_outside: bool = False, workplace: Workplace | None = None) -> None:
         self._killed_from_outside = killed_from_outside
         self._workplace = workplace
+        self._spool: Spool | None = None
+        if workplace is not None and workplace.spools is not None:
+            self._spool = Spool(workplace.spools, workplace.presence.name)
         self._set_up: dict[Step, None] = {}
         self._plans: dict[Step, _CallPlan] = {}
         self._locks: dict[Step, threading.Lock] = {}
@@ -89,7 +93,7 @@ class StepHost:
             error = contain(raised, step.name, payload)
             decision, place = decide_failure(step, policies, error, payload, workflow_id=workflow_id)
             outcome = Outcome.TIMED_OUT if isinstance(error, StepTimedOut) else Outcome.RAISED
-            return AttemptReport(
+            report = AttemptReport(
                 token=token,
                 outcome=outcome,
                 error=encode_error(error),
@@ -97,7 +101,11 @@ class StepHost:
                 decided_by=place,
                 started=started,
             )
-        return AttemptReport(token=token, outcome=Outcome.RETURNED, result=value, started=started)
+        else:
+            report = AttemptReport(token=token, outcome=Outcome.RETURNED, result=value, started=started)
+        if self._spool is not None:
+            self._spool.add(report)
+        return report
 
     def run(
         self, step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any], *, workflow_id: str
@@ -136,6 +144,8 @@ class StepHost:
 
     def close(self) -> None:
         """Tear down what was set up, last first. An error is logged, and the others are still torn down."""
+        if self._spool is not None:
+            self._spool.close()
         while self._set_up:
             step, _ = self._set_up.popitem()
             try:

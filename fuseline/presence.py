@@ -25,8 +25,10 @@ class Presence:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_SH)
+        self._fd = _hold(path)
+        while _hold_was_lost(path, self._fd):  # to somebody who found nobody, just before we had the lock
+            os.close(self._fd)
+            self._fd = _hold(path)
         _here.add(self)
 
     def leave(self) -> None:
@@ -34,6 +36,20 @@ class Presence:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _hold(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _hold_was_lost(path: Path, fd: int) -> bool:
+    """Return whether the file was removed whose lock this is."""
+    try:
+        return not os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return True
 
 
 _here: weakref.WeakSet[Presence] = weakref.WeakSet()

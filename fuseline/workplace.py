@@ -31,6 +31,7 @@ class Workplace(msgspec.Struct, frozen=True):
 
     presence: Path  #: the file of this program (``fuseline.presence``)
     values: Path | None = None  #: the folder of large values; None if they travel like all others
+    spools: Path | None = None  #: the folder where reports are written first (``fuseline.spool``)
     syncs: bool = False  #: whether a value must survive a power cut before anybody hears of it
 
     def keep(self, value: Value, what: str) -> Value:

@@ -19,6 +19,7 @@ LAYERS = [
     {"values"},
     {"workplace"},
     {"messages", "records", "schema", "context", "wakeup", "channel", "encoding"},
+    {"spool"},
     {"binding", "policies"},
     {"step"},
     {"attempt", "observers"},

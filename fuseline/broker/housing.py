@@ -18,9 +18,11 @@ from fuseline.broker.store import Changes, Moment, Store
 from fuseline.broker.wire import WorkerInfo
 from fuseline.errors import BrokerError, UnknownRunError, WorkflowChangedError
 from fuseline.messages import (
+    AttemptReport,
     FinishNotice,
     KillNotice,
     Notice,
+    Outcome,
     RecallNotice,
     ReportAnswer,
     ReportStatus,
@@ -55,6 +57,7 @@ from fuseline.scheduler.archive import record_run, revive_record
 from fuseline.scheduler.plan import Plan
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
+from fuseline.spool import read_spools, remove_spools
 from fuseline.states import State
 from fuseline.values import Value
 
@@ -96,6 +99,11 @@ class Housing:
             for step in record.steps.values():
                 if step.worker_id is not None:
                     self.missing[step.worker_id] = None
+        if self._store is not None:
+            known = [*self.presence_folder.iterdir(), *self._store.spools_folder.iterdir()]
+            for program in {program_of(path.name) for path in known}.difference(map(program_of, self.missing)):
+                if is_gone(self.presence_folder / program):
+                    self._tidy_up(program)
 
     def next_due(self) -> float | None:
         """Return when a retry is due, in monotonic seconds, or None."""
@@ -106,8 +114,14 @@ class Housing:
         if (due := self._core.next_due()) is not None and now >= due:
             self._handle(TimePassed())
         for worker_id in list(self.missing):
-            if is_gone(self.presence_folder / worker_id.partition(".")[0]):
+            if is_gone(self.presence_folder / program_of(worker_id)):
                 self.worker_left(worker_id)
+                self._tidy_up(program_of(worker_id))
+
+    def _tidy_up(self, program: str) -> None:
+        """Remove what a program has left that is gone, unless a worker of it is still missing."""
+        if self._store is not None and program not in map(program_of, self.missing):
+            remove_spools(self._store.spools_folder, program)
 
     def commit(self) -> None:
         """Store what has changed since the last call.
@@ -320,10 +334,22 @@ class Housing:
     def worker_left(self, worker_id: str) -> None:
         """Give to others what a worker had, which is known to run nothing any more."""
         self.missing.pop(worker_id, None)
+        self._hear_last_words(worker_id)
         self._handle(WorkerLeft(worker_id))
         self.notices.pop(worker_id, None)
         for workflow_id in self._serves.pop(worker_id, ()):
             self._hungry.get(workflow_id, {}).pop(worker_id, None)
+
+    def _hear_last_words(self, worker_id: str) -> None:
+        """Take in what the processes of a worker have finished without our hearing of it."""
+        held = set(self._core.held_by(worker_id))
+        if self._store is None or not held:
+            return
+        for report in read_spools(self._store.spools_folder, program_of(worker_id)):
+            if report.token in held:
+                held.discard(report.token)
+                run, step = self._core.assigned(report.token)
+                self.report(worker_id, report_of(report, run, step))
 
     def get_steps(self, worker_id: str, limit: int) -> list[StepAssignment]:
         """Return up to ``limit`` steps for a worker."""
@@ -467,3 +493,23 @@ class Housing:
         store = self._stored("keeps no story of its runs")
         self.commit()
         return store.story(instance_id)
+
+
+def program_of(worker_id: str) -> str:
+    """Return the name of the program that a worker belongs to, and of its presence and spools."""
+    return worker_id.partition(".")[0]
+
+
+def report_of(report: AttemptReport, run: Run, step: int) -> StepReport:
+    """Return what the end of an attempt means for its step, as an engine would say it."""
+    return StepReport(
+        workflow_id=run.plan.workflow_id,
+        instance_id=run.instance_id,
+        step_name=run.plan.names[step],
+        state=State.SUCCEEDED if report.outcome is Outcome.RETURNED else State.FAILED,
+        result=report.result,
+        error=report.error,
+        token=report.token,
+        decision=report.decision,
+        decided_by=report.decided_by,
+    )

@@ -68,6 +68,7 @@ from fuseline.messages import Notice, ReportAnswer, RunInfo, StepAssignment, Ste
 from fuseline.presence import Presence
 from fuseline.records import Move, RunRecord
 from fuseline.schema import WorkflowSchema
+from fuseline.spool import remove_spools
 from fuseline.states import State
 from fuseline.values import Value
 from fuseline.workplace import Workplace
@@ -140,8 +141,12 @@ class LocalBroker(Broker):
 
     def _place(self) -> Workplace:
         welcome = self._main.welcome
-        values = None if welcome.values is None else Path(welcome.values)
-        return Workplace(presence=Path(welcome.presence) / self._name, values=values, syncs=welcome.syncs)
+        return Workplace(
+            presence=Path(welcome.presence) / self._name,
+            values=None if welcome.values is None else Path(welcome.values),
+            spools=None if welcome.spools is None else Path(welcome.spools),
+            syncs=welcome.syncs,
+        )
 
     def _join(self) -> ClientLink:
         """Return a link to the broker process, which is started if there is none."""
@@ -249,6 +254,8 @@ class LocalBroker(Broker):
             self._main.call(Leave(), Done)
         self._main.close()
         if self._presence is not None:
+            if (spools := self._place().spools) is not None:
+                remove_spools(spools, self._name)
             self._presence.path.unlink(missing_ok=True)
             self._presence.leave()
 

@@ -299,8 +299,10 @@ class Server:
         if hello.protocol != PROTOCOL:
             raise BrokerError("the broker that runs is of another version of fuseline. End all programs that use it.")
         store, presence = self._store, str(self._housing.presence_folder)
-        values = None if store is None else str(store.values_folder)
-        return Welcome(os.getpid(), str(self._door.folder), presence, values, store is not None and store.syncs)
+        if store is None:
+            return Welcome(os.getpid(), str(self._door.folder), presence, None, None, False)
+        values, spools = str(store.values_folder), str(store.spools_folder)
+        return Welcome(os.getpid(), str(self._door.folder), presence, values, spools, store.syncs)
 
     def _flush(self, link: ServerLink) -> None:
         is_done = link.channel.flush()

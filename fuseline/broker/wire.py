@@ -293,6 +293,7 @@ class Welcome(_Message, frozen=True):
     door: str  #: the folder of its socket
     presence: str  #: the folder where programs that work for it show that they are alive
     values: str | None  #: the folder of large values
+    spools: str | None  #: the folder where reports are written first
     syncs: bool  #: whether they must survive a power cut
 
 

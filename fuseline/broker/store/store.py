@@ -73,9 +73,10 @@ class Store:
         #: Where programs that work for this store show that they are alive.
         self.presence_folder = files / "presence"
         self.values_folder = files / "values"  #: of values that are too large for the store itself
+        self.spools_folder = files / "spools"  #: of reports that may be on their way
         try:
             with _files_of(path):
-                for folder in (files, self.presence_folder, self.values_folder):
+                for folder in (files, self.presence_folder, self.values_folder, self.spools_folder):
                     folder.mkdir(mode=0o700, exist_ok=True)
             self._db = Database(path)
             (self.epoch,) = self._db.one("SELECT value FROM meta WHERE name = 'epoch'")
