@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fuseline import Step, Workflow
+from fuseline.policies import RetryPolicy
 from fuseline.testing import Gate
 
 
@@ -45,6 +46,18 @@ class Log(Step):
         return number
 
 
+class PacedLog(Log):
+    """Takes a byte from a pipe, does the same, and puts a byte into another pipe."""
+
+    def run_step(self, log: str, number: int, permits: str, ticks: str) -> int:  # type: ignore[override]
+        with open(permits, "rb", buffering=0) as pipe:
+            pipe.read(1)
+        result = super().run_step(log, number)
+        with open(ticks, "wb", buffering=0) as pipe:
+            pipe.write(b".")
+        return result
+
+
 class Hold(Step):
     """Runs until its gate opens."""
 
@@ -67,6 +80,11 @@ def adding() -> Workflow:
     add, double = Add(), Double()
     add >> double
     return Workflow(outputs=[double], name="adding")
+
+
+def logging() -> Workflow:
+    """One step that is tried again when its process is killed."""
+    return Workflow(outputs=[PacedLog(policies=[RetryPolicy(max_retries=50)], name="Log")], name="logging")
 
 
 def starts(log: Path) -> list[str]:
