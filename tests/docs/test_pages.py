@@ -21,8 +21,9 @@ BLOCK = re.compile(r"(?:<!-- raises: (?P<error>\w+) -->\n)?```python\n(?P<code>.
 
 
 @pytest.fixture
-def readers_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def readers_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
 
 
 def blocks_of(page: Path) -> list[tuple[int, str | None, str]]:

@@ -39,6 +39,10 @@ CREATE INDEX files_of_runs ON files (run);
 """
 
 
+#: KiB of the file that are kept in memory. Run ids are random, so their index is touched everywhere.
+_CACHE_KIB = 32 * 1024
+
+
 class Database:
     """A connection to the file. Every method raises ``StoreError`` where SQLite cannot do it.
 
@@ -72,6 +76,7 @@ class Database:
             self._create()
         check_version(self._path, version)
         self._set("journal_mode", "wal")
+        self._set("cache_size", -_CACHE_KIB)
 
     def _create(self) -> None:
         """Make the tables, all or nothing."""
