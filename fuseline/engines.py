@@ -198,6 +198,8 @@ class ProcessEngine:
                 raise signals.exception()
             if not drains and (self._drains or signals.count):
                 drains = True
+                for lane in self._lanes:
+                    lane.recall()
                 if signals.count and any(lane.running for lane in self._lanes):
                     kills = all(lane.executor.kills for lane in self._lanes)
                     more = "the next" if kills else "the third"
@@ -218,14 +220,13 @@ class ProcessEngine:
             signals.interrupts = False
         ends = [end for report in reports if (end := self._judge(lane, report)) is not None]
         lane.unanswered.extend(ends)
-        room = 0 if drains else lane.executor.free_slots()
+        room = 0 if drains else lane.room()
         answers, assignments = broker.trade(lane.worker_id, [end.report for end in ends], room)
         for answer in answers:
             self._tell_end(lane, lane.unanswered.popleft(), answer)
         self._heed(lane, broker.keep_alive(lane.worker_id))
         if drains:
             lane.refuse(assignments)
-            lane.recall()
         elif assignments or lane.holds:
             failing = {end.report.instance_id for end in lane.unanswered if end.report.state is State.FAILED}
             lane.accept(assignments, failing)

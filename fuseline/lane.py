@@ -80,6 +80,10 @@ class Lane:
         """Whether ``accept`` has kept something back."""
         return bool(self._held)
 
+    def room(self) -> int:
+        """Return how many more assignments to ask for."""
+        return max(0, self.executor.free_slots() - len(self._held))
+
     def accept(self, assignments: Iterable[StepAssignment], failing: Collection[str]) -> None:
         """Take assignments in, and have the executor run them and what was kept back.
 

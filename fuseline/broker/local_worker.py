@@ -205,6 +205,7 @@ class LocalWorker:
         """Say how assignments have ended, and for how many more there is room; return what has come meanwhile."""
         ended = [Ended.of(self._kept(encode_report(report, None))) for report in reports]
         with self._lock:
+            room = max(0, room - len(self._assignments))  # those that are here already will take some of it
             if ended or room != self._room:
                 self._unanswered += ended
                 self._room = room
