@@ -96,7 +96,9 @@ def check_file(path: Path) -> None:
     _check_folder(path)
     half_made = path.with_name(path.name + "-journal").exists()  # SQLite will undo that, and then we look again
     if size and not half_made:
-        _check_header(path, header, size)
+        _check_header(path, header)
+        if not _has_log(path):  # else the rest may still be in there: whoever was copying it has been stopped
+            _check_size(path, header, size)
 
 
 def _check_folder(path: Path) -> None:
@@ -109,7 +111,14 @@ def _check_folder(path: Path) -> None:
         raise StoreError(f"the store {path} cannot be written: its directory is read-only. Choose another place.")
 
 
-def _check_header(path: Path, header: bytes, size: int) -> None:
+def _has_log(path: Path) -> bool:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _check_header(path: Path, header: bytes) -> None:
     if len(header) < 100 or not header.startswith(_MAGIC):
         raise StoreError(f"{path} is no store of fuseline, but some other file. Choose another place.")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
@@ -125,6 +134,9 @@ def check_version(path: Path, version: int) -> None:
     """Refuse a store that a newer fuseline has made.
 
     Raises:
+
+
+def _check_size(path: Path, header: bytes, size: int) -> None:
         StoreError: it is one.
     """
     if version > VERSION:
