@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fuseline import faults
-from fuseline.broker.store.file import APPLICATION_ID, VERSION, check_version
+from fuseline.broker.store.file import APPLICATION_ID, VERSION, check_application, check_version
 from fuseline.errors import StoreDamaged, StoreError
 
 __all__ = ["Database"]
@@ -74,6 +74,7 @@ class Database:
         (tables,) = self.one("SELECT count(*) FROM sqlite_schema")
         if not tables:
             self._create()
+        check_application(self._path, *self.one("PRAGMA application_id"))  # what was half made is undone now
         check_version(self._path, version)
         self._set("journal_mode", "wal")
         self._set("cache_size", -_CACHE_KIB)

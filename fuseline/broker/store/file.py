@@ -15,7 +15,16 @@ import psutil
 
 from fuseline.errors import StoreDamaged, StoreError, StoreInUse
 
-__all__ = ["APPLICATION_ID", "VERSION", "Ownership", "check_file", "check_version", "file_system", "read_owner"]
+__all__ = [
+    "APPLICATION_ID",
+    "VERSION",
+    "Ownership",
+    "check_application",
+    "check_file",
+    "check_version",
+    "file_system",
+    "read_owner",
+]
 
 #: In the header of a store, so that it is told from the SQLite files of other programs: "FuLi".
 APPLICATION_ID = 0x46754C69
@@ -121,22 +130,33 @@ def _has_log(path: Path) -> bool:
 def _check_header(path: Path, header: bytes) -> None:
     if len(header) < 100 or not header.startswith(_MAGIC):
         raise StoreError(f"{path} is no store of fuseline, but some other file. Choose another place.")
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise StoreError(f"{path} is the SQLite file of another program. Choose another place.")
+    is_bare = any(header[16:18]) and not any(header[40:44])  # it has pages, and never had a table
+    if not is_bare:  # else the disk was full when it was made, say
+        check_application(path, int.from_bytes(header[68:72], "big"))
     check_version(path, int.from_bytes(header[60:64], "big"))
+
+
+def _check_size(path: Path, header: bytes, size: int) -> None:
     page_size = int.from_bytes(header[16:18], "big")
     page_size = 65536 if page_size == 1 else page_size
     if page_size * int.from_bytes(header[28:32], "big") > size:
         raise StoreDamaged(path, "it is shorter than it says")
 
 
+def check_application(path: Path, application_id: int) -> None:
+    """Refuse a SQLite file that is no store.
+
+    Raises:
+        StoreError: it is one.
+    """
+    if application_id != APPLICATION_ID:
+        raise StoreError(f"{path} is the SQLite file of another program. Choose another place.")
+
+
 def check_version(path: Path, version: int) -> None:
     """Refuse a store that a newer fuseline has made.
 
     Raises:
-
-
-def _check_size(path: Path, header: bytes, size: int) -> None:
         StoreError: it is one.
     """
     if version > VERSION:
