@@ -234,7 +234,9 @@ class Housing:
         was = (len(run.unwanted), run.open_steps)
         self._handle(StepCancelled(instance_id, step_name), matters=True)
         self._changes.steps.setdefault((run, run.plan.index[step_name]), None)
-        return was != (len(run.unwanted), run.open_steps)
+        if was == (len(run.unwanted), run.open_steps):
+            return False  # and its row stays as it is: it may have a result
+        return True
 
     def resume(self, instance_id: str, schema: WorkflowSchema | None, *, changed: bool) -> bool:
         """Let a run go on that failed or was cancelled; return whether it was one.
