@@ -287,6 +287,8 @@ class Housing:
         if self._store is None or instance_id in self._core.runs:
             self._handle(RunForgotten(instance_id), matters=True)
         else:
+            if instance_id in self._ended:  # just now, and nobody need drop it any more
+                self._ended.remove(instance_id)
             self.record(instance_id)
         self._changes.forgotten.append(instance_id)
 

@@ -10,6 +10,7 @@ import pytest
 from fuseline.broker.housing import Housing
 from fuseline.broker.store import Store
 from fuseline.encoding import decode, encode
+from fuseline.errors import UnknownRunError
 from fuseline.messages import StepAssignment
 from fuseline.states import State
 
@@ -58,3 +59,11 @@ def test_cancelling_a_step_that_has_succeeded_leaves_its_result(housing: Housing
     result = record.steps["b" if when == "after" else "a"].result
     assert result is not None
     assert decode(result) == ("b" if when == "after" else "a")
+
+
+def test_a_run_may_be_forgotten_in_the_batch_in_which_it_ends(housing: Housing) -> None:
+    housing.cancel("r", None)
+    housing.forget("r")
+    housing.commit()
+    with pytest.raises(UnknownRunError):
+        housing.record("r")
