@@ -162,6 +162,7 @@ class Housing:
 
     def _moved(self, moved: Moved, now: float) -> None:
         run = self._core.runs[moved.instance_id]
+        self._changes.matters |= moved.state.is_settled  # whatever has led to it: the death of a worker, say
         token = worker_id = None
         if moved.step_name is not None:
             step = run.plan.index[moved.step_name]
@@ -233,9 +234,9 @@ class Housing:
             return stops
         was = (len(run.unwanted), run.open_steps)
         self._handle(StepCancelled(instance_id, step_name), matters=True)
-        self._changes.steps.setdefault((run, run.plan.index[step_name]), None)
         if was == (len(run.unwanted), run.open_steps):
             return False  # and its row stays as it is: it may have a result
+        self._changes.steps.setdefault((run, run.plan.index[step_name]), None)
         return True
 
     def resume(self, instance_id: str, schema: WorkflowSchema | None, *, changed: bool) -> bool:
@@ -286,10 +287,11 @@ class Housing:
         """Drop a run that has ended."""
         if self._store is None or instance_id in self._core.runs:
             self._handle(RunForgotten(instance_id), matters=True)
-        else:
             if instance_id in self._ended:  # just now, and nobody need drop it any more
                 self._ended.remove(instance_id)
+        else:
             self.record(instance_id)
+        self._changes.matters = True  # or a power cut may bring it back without its files
         self._changes.forgotten.append(instance_id)
 
     # -- working ------------------------------------------------------------------------------------------------------

@@ -220,6 +220,7 @@ class Store:
         )
         changes = Changes()
         changes.forgotten = removed
+        changes.matters = True  # or a power cut may bring them back without their files
         self.commit(changes, 0.0)
         return len(removed)
 
