@@ -123,7 +123,7 @@ def _restore_step(run: Run, step: int, known: StepRecord, epoch: float) -> None:
 def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
     """Return the record of a run that has ended as one that goes on, in a workflow with this plan.
 
-    What succeeded or was skipped is kept, unless a step that starts anew needs a result that is no longer there.
+    What succeeded or was skipped is kept, unless a step that starts anew needs a result that is not there.
 
     Inputs that nothing takes any more are dropped.
 
@@ -144,8 +144,12 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
     while anew or lacking:
         wanted.update(lacking)
         anew += lacking
-        needed = bound.sources[anew.pop()] if anew else ()
-        lacking = [step for step in needed if step not in wanted and _lacks_result(steps[step])]
+        lacking = []
+        if anew:
+            step = anew.pop()
+            needed = {other for other in bound.sources[step] if _lacks_result(steps[other])}
+            skipped = {other for other in plan.predecessors[step] if steps[other].state is State.SKIPPED}
+            lacking = sorted((needed | skipped) - wanted)
     for step in wanted:
         steps[step] = StepRecord(state=State.PENDING, attempts=steps[step].attempts)
     return msgspec.structs.replace(
