@@ -7,6 +7,7 @@ dispatched. One of these serves all runs of one workflow.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 
 from fuseline.scheduler.run import Run
@@ -22,11 +23,12 @@ class ReadyRuns:
     need a heap. A run whose ready steps vanished (it was cancelled, say) is dropped when it comes to the front.
     """
 
-    __slots__ = ("_fresh", "_started")
+    __slots__ = ("_fresh", "_started", "_ties")
 
     def __init__(self) -> None:
         self._fresh: deque[Run] = deque()
-        self._started: list[tuple[int, Run]] = []
+        self._started: list[tuple[int, int, Run]] = []
+        self._ties = itertools.count()  #: a run that was resumed has the number of the one that it was
 
     def add(self, run: Run) -> None:
         """Queue a run that has got its first ready step."""
@@ -36,15 +38,15 @@ class ReadyRuns:
         if run.state is State.PENDING and (not self._fresh or self._fresh[-1].number < run.number):
             self._fresh.append(run)
         else:
-            heapq.heappush(self._started, (run.number, run))
+            heapq.heappush(self._started, (run.number, next(self._ties), run))
 
     def first(self) -> Run | None:
         """Return the oldest run that has a ready step, or None."""
         fresh, started = self._fresh, self._started
-        while started and not started[0][1].ready:
-            heapq.heappop(started)[1].queued = False
+        while started and not started[0][2].ready:
+            heapq.heappop(started)[2].queued = False
         while fresh and not fresh[0].ready:
             fresh.popleft().queued = False
         if started and (not fresh or started[0][0] < fresh[0].number):
-            return started[0][1]
+            return started[0][2]
         return fresh[0] if fresh else None

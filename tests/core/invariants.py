@@ -110,7 +110,7 @@ def check_run(scheduler: Scheduler, run: Run) -> None:
     if run.ready:
         queue = scheduler._flows[run.plan.workflow_id].ready
         assert run.queued
-        assert run in queue._fresh or run in [each for _, each in queue._started], "a ready run is in the queue"
+        assert run in queue._fresh or run in [each for *_, each in queue._started], "a ready run is in the queue"
     assert run.open_steps == sum(not state.is_settled for state in run.states)
     assert run.state.is_settled == (run.open_steps == 0), "a run is settled exactly when all its steps are"
     assert set(run.failed_steps) == of_state[State.FAILED]

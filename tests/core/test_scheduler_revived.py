@@ -41,3 +41,18 @@ def test_what_a_step_that_starts_anew_needs_is_not_left_skipped(end: str) -> Non
     bench.finish()
     assert bench.run().state is State.SUCCEEDED
     assert bench.states()["d"] is (State.SUCCEEDED if end == "succeed" else State.SKIPPED)
+
+
+def test_a_run_may_be_resumed_while_the_queue_still_has_the_one_it_was() -> None:
+    """They have the same number, which is what the queue sorts by."""
+    bench = Bench(dag("a b"), watch=False)
+    for name in ("one", "two"):
+        bench.dispatch(name)
+        bench.take(2)
+    assert bench.take() == []  # now neither is in the queue
+    bench.leave()  # both are in progress, and ready again
+    bench.register("w", bench.run("one").plan.schema)
+    bench.cancel("two")
+    resume(bench, bench.run("one").plan.schema, "two")
+    bench.finish()
+    assert [bench.run(name).state for name in ("one", "two")] == [State.SUCCEEDED] * 2
