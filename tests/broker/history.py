@@ -45,8 +45,12 @@ class Known(NamedTuple):
     result: bytes | None = None
 
     def fits(self, told: Known) -> bool:
-        """Return whether this, which was found, is what was told; a result may be there no more."""
-        return self[:2] == told[:2] and told.detail in (None, self.detail) and self.result in (None, told.result)
+        """Return whether this, which was found, is what was told.
+
+        A result may be there no more; and of a step that nothing needs any more, the result was not told.
+        """
+        same_result = told.result is None or self.result in (None, told.result)
+        return self[:2] == told[:2] and told.detail in (None, self.detail) and same_result
 
 
 OPEN, GONE = Known("open"), Known("gone")
@@ -375,7 +379,7 @@ def check_recovered(history: History, path: Path, at: int, *, lost_power: bool) 
     """
     store = Store(path, "process")
     try:
-        assert store._one("PRAGMA integrity_check") == ("ok",)
+        assert store._db.one("PRAGMA integrity_check") == ("ok",)
         assert store.check() == []
         last_epoch = max((epoch for told_at, epoch in history.epochs if told_at <= at), default=0)
         assert store.epoch > last_epoch, f"at {at} the epoch is {store.epoch} again"
@@ -458,5 +462,5 @@ def _finish(housing: Housing, last_token: int) -> None:
 def digest(store: Store) -> str:
     """Return what tells one content of the store from another."""
     tables = ("workflows", "runs", "steps", "moves", "files")
-    rows = [store._db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
+    rows = [store._db.all(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
     return hashlib.sha1(repr([list(map(tuple, table)) for table in rows]).encode()).hexdigest()

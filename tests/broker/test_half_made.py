@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from fuseline.broker.store import Store
+from fuseline.broker.store.database import Database
 from fuseline.errors import StoreError
 
 
 def test_a_store_that_could_not_be_made_can_be_made_later(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Store._run
+    run = Database.run
 
-    def fail(self: Store, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def fail(self: Database, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         if "CREATE TABLE runs" in sql:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise StoreError("the disk is full")
         return run(self, sql, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_run", fail)
+        patch.setattr(Database, "run", fail)
         with pytest.raises(StoreError, match="full"):
             Store(store)
     assert store.stat().st_size > 0

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from fuseline.broker import housing as housing_module
-from fuseline.broker import store as store_module
 from fuseline.broker.housing import Housing
 from fuseline.broker.store import Durability, Store
+from fuseline.broker.store import database as database_module
+from fuseline.broker.store.database import Database
 from fuseline.encoding import encode
 from fuseline.errors import StoreError
 from fuseline.states import State
@@ -52,7 +53,7 @@ def tmp_path() -> Iterator[Path]:
 def forgetful(folder: Path, **options: Any) -> Iterator[Disk]:
     """Let stores work on a disk that forgets."""
     folder.mkdir(exist_ok=True)
-    module: Any = store_module
+    module: Any = database_module
     real: ModuleType = module.sqlite3
     with Disk(folder, **options) as disk:
         module.sqlite3 = disk.sqlite3
@@ -159,7 +160,7 @@ def test_what_no_report_has_led_to_survives_too(tmp_path: Path, what: str, left:
         at = len(disk.log)
         store.close()
     found = Store(cut(disk, tmp_path, "nothing", Random(0), at) / "runs.db")
-    assert [record.state for _, record in found.load_all(None, None, None)] == left
+    assert [found.load(run)[1].state for run in found.ids(None, None, None)] == left
     found.close()
 
 
@@ -258,16 +259,16 @@ BAD_SYNCS = {
 def test_a_store_that_syncs_too_little_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str, since: str
 ) -> None:
-    sync = Store._sync
+    sync = Database._sync
 
-    def sync_badly(store: Store, wanted: bool) -> None:
-        if since == "always" or hasattr(store, "epoch"):
-            store._run(f"PRAGMA synchronous = {BAD_SYNCS[bad][wanted]}")
+    def sync_badly(database: Database, wanted: bool) -> None:
+        if since == "always" or database._files:
+            database.run(f"PRAGMA synchronous = {BAD_SYNCS[bad][wanted]}")
         else:
-            sync(store, wanted)
+            sync(database, wanted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_sync", sync_badly)
+        patch.setattr(Database, "_sync", sync_badly)
         assert_found_out(tmp_path)
 
 

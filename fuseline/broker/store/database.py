@@ -111,9 +111,7 @@ class Database:
             syncs: whether it survives a power cut when this has returned; if not, it does so with the next that syncs.
         """
         self._check_files()
-        if syncs is not self._synced:
-            self._set("synchronous", 2 if syncs else 1)  # FULL, NORMAL
-            self._synced = syncs
+        self._sync(syncs)
         self.run("BEGIN IMMEDIATE")
         try:
             yield
@@ -123,6 +121,11 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             raise
+
+    def _sync(self, wanted: bool) -> None:
+        if wanted is not self._synced:
+            self._set("synchronous", 2 if wanted else 1)  # FULL, NORMAL
+            self._synced = wanted
 
     def _check_files(self) -> None:
         """Make sure that what is written can be found again: SQLite does not notice that its files were removed."""
