@@ -6,14 +6,13 @@ tell once ``commit`` has returned.
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from fuseline.broker.inquiries import Inquiries
 from fuseline.broker.store import Changes, Moment, Store
 from fuseline.broker.wire import WorkerInfo
 from fuseline.errors import BrokerError, UnknownRunError, WorkflowChangedError
@@ -53,7 +52,7 @@ from fuseline.scheduler import (
     WorkerLeft,
     WorkerRegistered,
 )
-from fuseline.scheduler.archive import record_run, revive_record
+from fuseline.scheduler.archive import revive_record
 from fuseline.scheduler.plan import Plan
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
@@ -89,6 +88,7 @@ class Housing:
         self._hungry: dict[str, dict[str, None]] = {}  #: {workflow: workers that found nothing to do}
         self._changes = Changes()
         self._ended: list[str] = []  #: runs that the core need not keep once their end is stored
+        self.ask = Inquiries(self._core, store, self._epoch, self.commit)
 
     # -- time and the store -------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Housing:
         Args:
             again: whether the request may have come before: if there is a run of this id, it is that one.
         """
-        if not (again and self._is_known(instance_id)):
+        if not (again and self.ask.is_known(instance_id)):
             self._handle(RunDispatched(instance_id, schema, inputs), matters=True)
             self._changes.new_runs.append(self._core.runs[instance_id])
 
@@ -225,7 +225,7 @@ class Housing:
         """Stop a run, or one step of it; return whether there was anything to stop."""
         run = self._core.runs.get(instance_id)
         if run is None:
-            self.record(instance_id)
+            self.ask.record(instance_id)
             return False
         if step_name is None:
             stops = not (run.cancelled or run.state.is_settled)
@@ -290,7 +290,7 @@ class Housing:
             if instance_id in self._ended:  # just now, and nobody need drop it any more
                 self._ended.remove(instance_id)
         else:
-            self.record(instance_id)
+            self.ask.record(instance_id)
         self._changes.matters = True  # or a power cut may bring it back without its files
         self._changes.forgotten.append(instance_id)
 
@@ -391,7 +391,7 @@ class Housing:
                 return before
         if report.result is not None and report.result.file:
             self._drop_file(report.result.file)
-        if answer.status is ReportStatus.UNKNOWN and run is None and self._is_known(report.instance_id):
+        if answer.status is ReportStatus.UNKNOWN and run is None and self.ask.is_known(report.instance_id):
             return ReportAnswer(status=ReportStatus.STALE)  # the core has dropped the run, the store has not
         return answer
 
@@ -402,51 +402,7 @@ class Housing:
             if not self._store.refers_to(file):
                 self._store.remove_files([os.path.basename(file)])
 
-    # -- asking -------------------------------------------------------------------------------------------------------
-
-    def _is_known(self, instance_id: str) -> bool:
-        return instance_id in self._core.runs or (self._store is not None and self._store.has(instance_id))
-
-    def record(self, instance_id: str) -> RunRecord:
-        """Return how a run stands.
-
-        Raises:
-            UnknownRunError: there is none of this id.
-        """
-        run = self._core.runs.get(instance_id)
-        if run is not None:
-            return record_run(run, self._epoch)
-        found = None if self._store is None else self._store.load(instance_id)
-        if found is None:
-            raise UnknownRunError(instance_id)
-        return found[1]
-
-    def records(self, workflow_id: str | None, state: State | None, limit: int | None) -> list[RunRecord]:
-        """Return how the runs stand, oldest first: those of a workflow, in a state, so many of the newest."""
-        held = [
-            run
-            for run in self._core.runs.values()
-            if workflow_id in (None, run.plan.workflow_id) and state in (None, run.state)
-        ]
-        if self._store is None or state in (State.PENDING, State.RUNNING):
-            held.sort(key=lambda run: run.number)
-            return [record_run(run, self._epoch) for run in (held if limit is None else held[-limit:] if limit else [])]
-        self.commit()
-        return [self.record(instance_id) for instance_id in self._store.ids(workflow_id, state, limit)]
-
-    def find(self, prefix: str, limit: int) -> list[str]:
-        """Return the ids of runs that begin like this, ``limit`` at most, the newest first."""
-        if self._store is not None:
-            self.commit()
-            return self._store.find(prefix, limit)
-        found = (instance_id for instance_id in reversed(self._core.runs) if instance_id.startswith(prefix))
-        return list(itertools.islice(found, limit))
-
-    def counts(self) -> dict[str, int]:
-        """Return how many runs there are, by state."""
-        self.commit()
-        held = Counter(run.state.value for run in self._core.runs.values())
-        return dict(held + Counter({} if self._store is None else self._store.counts()))
+    # -- looking after it ---------------------------------------------------------------------------------------------
 
     def workers(self, pids: Mapping[str, int]) -> list[WorkerInfo]:
         """Return who works for this broker.
@@ -465,8 +421,6 @@ class Housing:
             for worker_id, served in self._serves.items()
         ]
 
-    # -- cleaning up --------------------------------------------------------------------------------------------------
-
     def prune(self, keep_for: float | None, keep_runs: int | None) -> int:
         """Remove old runs that have ended, some hundreds at most, and return how many.
 
@@ -482,23 +436,10 @@ class Housing:
             store.shrink()
         return removed
 
-    def check(self) -> list[str]:
-        """Return what is wrong with the store, one sentence each."""
-        store = self._stored("has nothing to check")
-        self.commit()
-        return store.check()
-
     def _stored(self, what: str) -> Store:
         if self._store is None:
             raise BrokerError(f"this broker {what}, because it has no store. Give it a path.")
         return self._store
-
-    def story(self, instance_id: str) -> list[Move]:
-        """Return all moves of a run, in their order."""
-        self.record(instance_id)
-        store = self._stored("keeps no story of its runs")
-        self.commit()
-        return store.story(instance_id)
 
 
 def program_of(worker_id: str) -> str:

@@ -140,15 +140,15 @@ class Server:
             Trade: self._trade,
             Watch: self._watch,
             Leave: self._leave,
-            GetRun: lambda link, request: Runs([self._housing.record(request.instance_id)]),
-            ListRuns: lambda link, it: Runs(self._housing.records(it.workflow_id, it.state, it.limit)),
-            FindRuns: lambda link, request: Found(self._housing.find(request.prefix, request.limit)),
-            GetStory: lambda link, request: Story(self._housing.story(request.instance_id)),
+            GetRun: lambda link, request: Runs([self._housing.ask.record(request.instance_id)]),
+            ListRuns: lambda link, it: Runs(self._housing.ask.records(it.workflow_id, it.state, it.limit)),
+            FindRuns: lambda link, request: Found(self._housing.ask.find(request.prefix, request.limit)),
+            GetStory: lambda link, request: Story(self._housing.ask.story(request.instance_id)),
             Cancel: lambda link, request: Done(self._housing.cancel(request.instance_id, request.step_name)),
             Resume: self._resume,
             Prune: lambda link, request: Removed(self._housing.prune(request.keep_for, request.keep_runs)),
             GetStatus: self._get_status,
-            CheckStore: lambda link, request: Found(self._housing.check()),
+            CheckStore: lambda link, request: Found(self._housing.ask.check()),
             Retire: self._retire,
             Forget: self._forget,
         }
@@ -415,7 +415,7 @@ class Server:
         self._housing.stirred.add(worker_id)
 
     def _watch(self, link: ServerLink, request: Watch) -> FromBroker:
-        if request.instance_id is not None and self._housing.record(request.instance_id).state.is_settled:
+        if request.instance_id is not None and self._housing.ask.record(request.instance_id).state.is_settled:
             return Done(False)
         link.watches = self._housing.watched = True
         link.watched = request.instance_id
@@ -442,7 +442,7 @@ class Server:
             workers=self._housing.workers(
                 {name: pid for name, link in self._of_workers.items() if (pid := link.peer_pid()) is not None}
             ),
-            counts=self._housing.counts(),
+            counts=self._housing.ask.counts(),
             size_bytes=0 if store is None else store.size_bytes(),
             keep_for=self._keep.seconds,
             keep_runs=self._keep.runs,

@@ -158,7 +158,7 @@ class History:
         self._housing.watched = True
         self._housing.recover()
         self._housing.on_time(time.monotonic())
-        self._runs = [record.instance_id for record in self._housing.records(None, None, None)]
+        self._runs = [record.instance_id for record in self._housing.ask.records(None, None, None)]
         found = found_in(self._housing)
         for key in {**dict.fromkeys(self.ledger), **found}:  # whoever asks is told from now on
             self.ledger.say(key, found.get(key, _unheard_of(key)), 0)
@@ -306,7 +306,7 @@ class History:
         at = self.now
         if not self._housing.prune(None, self._rng.randint(2, 8)):
             return False
-        there = set(self._housing.find("", 1 << 30))
+        there = set(self._housing.ask.find("", 1 << 30))
         for run in [run for run in self._runs if run not in there]:
             self._note_gone(run, at)
         return True
@@ -339,7 +339,7 @@ class History:
         return bool(self._runs) and action(self._rng.choice(self._runs))
 
     def _step_names(self, run: str) -> list[str]:
-        return list(self._housing.record(run).steps)
+        return list(self._housing.ask.record(run).steps)
 
     def _note_gone(self, run: str, at: int) -> None:
         self._runs.remove(run)
@@ -407,7 +407,7 @@ def check_facts(ledger: Ledger, found: dict[Key, Known], at: int) -> None:
 def found_in(housing: Housing) -> dict[Key, Known]:
     """Return how the runs and their steps stand."""
     found: dict[Key, Known] = {}
-    for record in housing.records(None, None, None):
+    for record in housing.ask.records(None, None, None):
         found[record.instance_id, None] = _known_run(record)
         for name, step in record.steps.items():
             found[record.instance_id, name] = _known_step(step)
@@ -452,7 +452,7 @@ def _finish(housing: Housing, last_token: int) -> None:
             assert answer.status is ReportStatus.ACCEPTED
             ended.add(key)
         housing.commit()
-    for record in housing.records(None, None, None):
+    for record in housing.ask.records(None, None, None):
         assert record.state.is_settled
         if record.state is State.SUCCEEDED:
             outputs = [record.steps[name] for name in record.outputs]

@@ -67,4 +67,4 @@ def test_a_run_may_be_forgotten_in_the_batch_in_which_it_ends(housing: Housing) 
     housing.forget("r")
     housing.commit()
     with pytest.raises(UnknownRunError):
-        housing.record("r")
+        housing.ask.record("r")
