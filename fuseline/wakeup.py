@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import threading
+from collections.abc import Iterable
 
-__all__ = ["Wakeup"]
+__all__ = ["Wakeup", "wait_readable"]
 
 
 class Wakeup:
@@ -48,3 +51,17 @@ class Wakeup:
                 self._closed = True
                 os.close(self._read)
                 os.close(self._write)
+
+
+def wait_readable(fds: Iterable[int], seconds: float | None) -> list[int]:
+    """Wait until one of these descriptors is readable or at its end, up to so many seconds (None: for ever).
+
+    Unlike ``select.select``, takes descriptors above 1023.
+
+    Returns:
+        Those that are.
+    """
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(None if seconds is None else math.ceil(max(0.0, seconds) * 1000))]

@@ -8,7 +8,9 @@ store ever hold it. It gets its final name when it is complete, so that a path w
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import sys
 import uuid
 from pathlib import Path
 
@@ -52,7 +54,7 @@ class Workplace(msgspec.Struct, frozen=True):
                 file.write(value.data)
                 file.flush()
                 if self.syncs:
-                    os.fsync(file.fileno())
+                    sync(file.fileno())
             os.replace(unfinished, path)
             if self.syncs:
                 sync_folder(self.values)
@@ -63,6 +65,14 @@ class Workplace(msgspec.Struct, frozen=True):
                 f"cannot keep {what} ({len(value.data):,} bytes) in {self.values}: {error.strerror}. Make room there."
             ) from error
         return Value(file=str(path))
+
+
+def sync(fd: int) -> None:
+    """Make sure that a file survives a power cut."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync there leaves it to the disk when to write
+    else:
+        os.fsync(fd)
 
 
 def sync_folder(path: Path) -> None:

@@ -98,7 +98,7 @@ class Waitable(Protocol):
 
 
 class Broker(ABC):
-    """Owns runs. All methods may be called from any thread, and none blocks unless it takes a timeout."""
+    """Owns runs. All methods may be called from any thread, and none waits for a run unless it takes a timeout."""
 
     @property
     def workplace(self) -> Workplace | None:

@@ -7,6 +7,7 @@ the key in time is closed.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import secrets
@@ -50,9 +51,12 @@ class Door:
             self._socket.bind(str(folder / "socket"))
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
-        except BaseException:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise
+            raise BrokerError(
+                f"no socket can be made in {folder}: {error}. Set XDG_RUNTIME_DIR to another directory."
+            ) from error
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -61,21 +65,36 @@ class Door:
         """Return the next connection, which has not shown a key yet; None if there is none, or of another user."""
         try:
             connection, _ = self._socket.accept()
-        except OSError:  # gone again, or no descriptor left
-            return None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+            return None  # else it has gone again
         peer = peer_of(connection)
         if peer is not None and peer[1] != os.getuid():
             connection.close()
             return None
         return connection
 
+    def _turn_away(self) -> None:
+        """Close the next connection: there is no descriptor for it, and it would make us look again and again."""
+        os.close(self._spare)
+        try:
+            self._socket.accept()[0].close()
+        except OSError:
+            pass
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
     def fits(self, key: str) -> bool:
         """Return whether it is the key, in a time that does not tell how much of it is right."""
         return hmac.compare_digest(key.encode("utf-8", "replace"), self._key.encode())
 
     def close(self) -> None:
-        """Let nobody in any more, and remove the folder."""
+        """Let nobody in any more, and remove the folder. May be called twice."""
         self._socket.close()
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -83,16 +102,25 @@ def knock(folder: Path) -> tuple[socket.socket, str]:
     """Return a connection to the broker behind this door, and the key to show.
 
     Raises:
-        OSError: there is none.
+        OSError: there is none, or one of another user.
     """
+    if not folder.is_absolute() or folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} is not a door of this user")
     key = (folder / "key").read_text()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(str(folder / "socket"))
+        _check_peer(connection)
     except BaseException:
         connection.close()
         raise
     return connection, key
+
+
+def _check_peer(connection: socket.socket) -> None:
+    peer = peer_of(connection)
+    if peer is not None and peer[1] != os.getuid():
+        raise PermissionError("there is somebody else behind the door")
 
 
 def runtime_folder() -> Path:

@@ -63,6 +63,10 @@ from fuseline.values import Value
 __all__ = ["Housing"]
 
 
+#: Seconds between two looks whether a worker that left without a word is gone, at first and at last.
+_FIRST_LOOK, _LAST_LOOK = 0.005, 0.2
+
+
 class Housing:
     """The core, and what surrounds it but for the links.
 
@@ -77,7 +81,10 @@ class Housing:
         self.notices: dict[str, list[Notice]] = {}  #: {worker: what it should know}
         self.happened: list[tuple[str, Move]] = []  #: what watchers want to know; only while ``watched``
         self.watched = False
-        self.missing: dict[str, None] = {}  #: workers that left without a word: they may be dead, or come back
+        #: Workers that left without a word, and when: they may be dead, or come back.
+        self.missing: dict[str, float] = {}
+        self._look_at = 0.0  #: when to look again whether they are dead, in monotonic seconds
+        self._has_swept = False  #: whether files were removed that are left over from before our start
         self._store = store
         self._epoch = time.time() - time.monotonic()
         epoch, last_number = (store.epoch, store.last_number) if store else (0, 0)
@@ -98,7 +105,7 @@ class Housing:
             self._handle(RunRestored(schema, record, self._epoch))
             for step in record.steps.values():
                 if step.worker_id is not None:
-                    self.missing[step.worker_id] = None
+                    self.missing[step.worker_id] = time.monotonic()
         if self._store is not None:
             known = [*self.presence_folder.iterdir(), *self._store.spools_folder.iterdir()]
             for program in {program_of(path.name) for path in known}.difference(map(program_of, self.missing)):
@@ -113,10 +120,26 @@ class Housing:
         """Do what is due, and look whether those who are missing are dead."""
         if (due := self._core.next_due()) is not None and now >= due:
             self._handle(TimePassed())
-        for worker_id in list(self.missing):
+        for worker_id in list(self.missing) if now >= self._look_at else ():
             if is_gone(self.presence_folder / program_of(worker_id)):
                 self.worker_left(worker_id)
                 self._tidy_up(program_of(worker_id))
+
+        if self.missing and now >= self._look_at:
+            # At once after it has left, and the longer it stays away the less likely it is to be dead.
+            age = now - max(self.missing.values())
+            self._look_at = now + min(max(_FIRST_LOOK, age / 10), _LAST_LOOK)
+        elif not (self.missing or self._has_swept) and self._store is not None:
+            self._store.sweep()  # not before all last words were heard, which may refer to files
+            self._has_swept = True
+
+    def next_look(self) -> float | None:
+        """Return when ``on_time`` should look whether a missing worker is dead, in monotonic seconds; None if never."""
+        return self._look_at if self.missing else None
+
+    def miss(self, worker_id: str) -> None:
+        """Note that a worker has left without a word."""
+        self.missing[worker_id] = self._look_at = time.monotonic()
 
     def _tidy_up(self, program: str) -> None:
         """Remove what a program has left that is gone, unless a worker of it is still missing."""
@@ -170,8 +193,8 @@ class Housing:
                 token, worker_id = run.running[step], run.workers[step]
             elif moved.state is not State.READY or run.attempts[step]:
                 self._changes.steps.setdefault((run, step), None)
-        if moved.state is State.FAILED or (moved.step_name is None and moved.state.is_settled):
-            self._changes.runs[run] = None  # its end, or its list of the steps that failed
+        if moved.step_name is None and moved.state.is_settled:
+            self._changes.runs[run] = None
         moment = Moment(run, moved.step_name, moved.state, moved.attempt, moved.cause, now, token, worker_id)
         # When a run began and ended, and with which steps, can be seen without a row for it.
         self._note(moment, stored=moved.step_name is not None and run.started is not None)
@@ -352,7 +375,8 @@ class Housing:
         if self._store is None or not held:
             return
         for report in read_spools(self._store.spools_folder, program_of(worker_id)):
-            if report.token in held:
+            has_file = report.result is not None and report.result.file
+            if report.token in held and not (has_file and not os.path.exists(has_file)):
                 held.discard(report.token)
                 run, step = self._core.assigned(report.token)
                 self.report(worker_id, report_of(report, run, step))
@@ -432,7 +456,8 @@ class Housing:
         self.commit()
         removed = store.prune(None if keep_for is None else time.time() - keep_for, keep_runs)
         if not removed:
-            store.sweep()
+            if not self.missing:
+                store.sweep()
             store.shrink()
         return removed
 

@@ -34,6 +34,17 @@ class Inquiries:
         """Return whether there is a run of this id."""
         return instance_id in self._core.runs or (self._store is not None and self._store.has(instance_id))
 
+    def is_settled(self, instance_id: str) -> bool:
+        """Return whether a run has ended.
+
+        Raises:
+            UnknownRunError: there is none of this id.
+        """
+        run = self._core.runs.get(instance_id)
+        if run is None and not self.is_known(instance_id):
+            raise UnknownRunError(instance_id)
+        return run is None or run.state.is_settled  # the core has all that have not
+
     def record(self, instance_id: str) -> RunRecord:
         """Return how a run stands.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import select
+import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,11 +14,14 @@ from fuseline.broker.wire import FROM_BROKER, TO_BROKER, FromBroker, Happened, H
 from fuseline.channel import Channel, ProtocolError
 from fuseline.errors import BrokerError
 from fuseline.messages import ReportAnswer, StepAssignment
+from fuseline.wakeup import wait_readable
 
 __all__ = ["ClientLink", "LinkLost", "ServerLink"]
 
 #: Longest frame from somebody who has not shown the key, in bytes.
 _STRANGER_LIMIT = 1 << 12
+#: Seconds in which a broker must greet a program: it may be writing to a slow disk.
+_PATIENCE = 30.0
 #: Longest frame from anybody else: the largest value fits.
 _LIMIT = 5 << 30
 
@@ -84,19 +88,20 @@ class ClientLink:
         self._answers: list[FromBroker] = []
         self.told: set[tuple[str, str]] = set()  #: workflows that the broker was told of here
         try:
-            self.welcome = self.call(Hello(key or ""), Welcome)
+            self.welcome = self.call(Hello(key or ""), Welcome, timeout=_PATIENCE)
         except BaseException:
             connection.close()
             raise
+        _links.add(self)
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
-    def call(self, request: ToBroker, kind: type[R]) -> R:
-        """Send a request and return its reply.
+    def call(self, request: ToBroker, kind: type[R], timeout: float | None = None) -> R:
+        """Send a request and return its reply, which may take ``timeout`` seconds (None: any number).
 
         Raises:
-            FuselineError: the broker refuses.
+            FuselineError: the broker refuses, or does not answer in time.
             LinkLost: the link ended before the reply came.
         """
         with self._lock:
@@ -104,7 +109,7 @@ class ClientLink:
             try:
                 self._channel.send(request)
                 while not self._answers:
-                    self._read()
+                    self._read(timeout)
             except BaseException:  # Ctrl-C, say: the next call would take this one's answer for its own
                 self._shut_down()
                 raise
@@ -126,7 +131,7 @@ class ClientLink:
             self._channel.send(request)
 
     def take_pushed(self) -> None:
-        """Read what has come unasked, if there is something. Does not block.
+        """Read what has come unasked, if there is something; if that is half a message, wait for the rest.
 
         Raises:
             LinkLost: the link has ended.
@@ -134,13 +139,15 @@ class ClientLink:
         """
         with self._lock:
             self._check_open()
-            if select.select([self._connection], [], [], 0)[0]:
+            if wait_readable([self.fileno()], 0):
                 self._read()
-            if self._answers and isinstance(refused := self._answers.pop(), Refused):
+            if self._answers and isinstance(refused := self._answers.pop(0), Refused):
                 raise refused.error()
 
-    def _read(self) -> None:
-        """Wait for something, and take it in."""
+    def _read(self, timeout: float | None = None) -> None:
+        """Wait for something, up to so many seconds (None: for ever), and take it in."""
+        if timeout is not None and not wait_readable([self.fileno()], timeout):
+            raise BrokerError(f"the broker process has not answered for {timeout:g} s. See whether it was stopped.")
         try:
             messages = list(self._channel.receive())
         except (ProtocolError, OSError, ValueError) as error:
@@ -169,3 +176,16 @@ class ClientLink:
     def _check_open(self) -> None:
         if self._connection.fileno() < 0:
             raise LinkLost("the link is closed")
+
+
+_links: weakref.WeakSet[ClientLink] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A fork must not keep the links open: the broker would think that the program still lives.
+    for link in list(_links):
+        if link.fileno() >= 0:
+            os.close(link._connection.detach())
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -35,7 +35,7 @@ from fuseline.broker.info import run_info, run_result
 from fuseline.broker.link import ClientLink, LinkLost
 from fuseline.broker.local_stream import LocalStream
 from fuseline.broker.local_worker import LocalWorker, OnPush
-from fuseline.broker.server_main import Start
+from fuseline.broker.server_main import Start, log_of
 from fuseline.broker.store import Durability
 from fuseline.broker.store.file import read_owner
 from fuseline.broker.wire import (
@@ -63,7 +63,7 @@ from fuseline.broker.wire import (
     ToBroker,
     Welcome,
 )
-from fuseline.errors import BrokerError, FuselineError, StoreInUse, UnknownWorkerError
+from fuseline.errors import BrokerError, FuselineError, StoreInUse, UnknownRunError, UnknownWorkerError
 from fuseline.messages import Notice, ReportAnswer, RunInfo, StepAssignment, StepReport
 from fuseline.presence import Presence
 from fuseline.records import Move, RunRecord
@@ -79,8 +79,9 @@ __all__ = ["LocalBroker"]
 _PATIENCE = 20.0
 #: Seconds between two tries to reach one that is starting or ending.
 _PAUSE = 0.02
-#: Runs in one message of ``dispatch_many``.
+#: Runs in one message of ``dispatch_many``, and seconds for which they may be gathered.
 _AT_ONCE = 1000
+_GATHERING = 1.0
 
 R = TypeVar("R", bound=FromBroker)
 
@@ -113,7 +114,7 @@ class LocalBroker(Broker):
         keep_for: float | None = None,
         keep_runs: int | None = None,
     ) -> None:
-        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.path = None if path is None else Path(path).expanduser().resolve()
         self._durability = durability
         self._keep = (keep_for, keep_runs)
         self._lock = threading.RLock()
@@ -122,7 +123,11 @@ class LocalBroker(Broker):
         self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
         self._presence: Presence | None = None
         self._closed = False
+        self._pid = os.getpid()
+        self._anchor: ClientLink | None = None  #: keeps a broker without a store alive when the main link is lost
         self._main = self._join()
+        if self.path is None:
+            self._anchor = self._find()
 
     # -- the process --------------------------------------------------------------------------------------------------
 
@@ -160,8 +165,11 @@ class LocalBroker(Broker):
                 if time.monotonic() >= give_up:
                     raise
             except LinkLost as error:
-                raise BrokerError(f"the broker process ended at once: {error}. See what it printed.") from error
+                raise BrokerError(f"the broker process ended at once: {error}. {self._advice()}") from error
             time.sleep(_PAUSE)
+
+    def _advice(self) -> str:
+        return "See what it printed." if self.path is None else f"See {log_of(self.path)}."
 
     def _find(self, on_push: OnPush | None = None) -> ClientLink | None:
         """Return a link to the broker process that is there, if there is one."""
@@ -184,7 +192,12 @@ class LocalBroker(Broker):
             command = [sys.executable, "-P", "-m", "fuseline.broker.server_main", msgspec.json.encode(start).decode()]
             try:
                 subprocess.run(
-                    command, pass_fds=[theirs.fileno()], check=False, stdin=subprocess.DEVNULL, env=_environment()
+                    command,
+                    pass_fds=[theirs.fileno()],
+                    check=False,
+                    stdin=subprocess.DEVNULL,
+                    env=_environment(),
+                    start_new_session=True,  # Ctrl-C is for the program
                 )
             except OSError as error:
                 ours.close()
@@ -200,8 +213,9 @@ class LocalBroker(Broker):
         give_up = time.monotonic() + _PATIENCE
         while (link := self._find(on_push)) is None:
             if time.monotonic() >= give_up:
-                raise BrokerError("the broker process cannot be reached any more. See what it prints.")
+                raise BrokerError(f"the broker process cannot be reached any more. {self._advice()}")
             self._call(Hello(""), Welcome)  # so that there is one
+            time.sleep(_PAUSE)
         return link
 
     def _call(self, request: ToBroker, kind: type[R], schema: WorkflowSchema | None = None) -> R:
@@ -222,7 +236,7 @@ class LocalBroker(Broker):
                 return link.call(request, kind)
             except LinkLost as error:
                 if time.monotonic() >= give_up:
-                    raise BrokerError("the broker process ends again and again. See what it prints.") from error
+                    raise BrokerError(f"the broker process ends again and again. {self._advice()}") from error
                 self._replace(link)
                 if isinstance(request, Dispatch):
                     request = msgspec.structs.replace(request, again=True)
@@ -236,24 +250,38 @@ class LocalBroker(Broker):
             self._check_open()
             if self._main is not lost:
                 return  # another thread was faster
-            if self.path is None:
-                raise BrokerError("the broker process has ended, and its runs with it. Give it a path to keep them.")
             lost.close()
-            self._main = self._join()
+            if self.path is not None:
+                self._main = self._join()
+            elif (found := self._find()) is not None:
+                self._main = found
+            else:
+                raise BrokerError("the broker process has ended, and its runs with it. Give it a path to keep them.")
 
     def close(self) -> None:
         """Leave the broker. If this was the last program, blocks until its store is closed. May be called twice."""
+        if os.getpid() != self._pid:
+            return  # a fork of the program: what there is here is not its own
         with self._lock:
             if self._closed:
                 return
-            for worker_id in list(self._workers):
-                with contextlib.suppress(Exception):
-                    self.unregister_worker(worker_id)
             self._closed = True
+            workers = list(self._workers.values())
+            self._workers.clear()
+        is_at_work = False
+        for worker in workers:
+            if worker.is_at_work:  # an engine uses it still: its end will be found out as if we were killed
+                is_at_work = True
+                worker.hang_up()
+            else:
+                with contextlib.suppress(Exception):
+                    worker.close()
+        if self._anchor is not None:
+            self._anchor.close()
         with contextlib.suppress(LinkLost, FuselineError):  # what was acknowledged is stored, whatever it says now
             self._main.call(Leave(), Done)
         self._main.close()
-        if self._presence is not None:
+        if self._presence is not None and not is_at_work:
             if (spools := self._place().spools) is not None:
                 remove_spools(spools, self._name)
             self._presence.path.unlink(missing_ok=True)
@@ -277,14 +305,16 @@ class LocalBroker(Broker):
         check_schema(schema)
         ids: list[str] = []
         batch: list[tuple[str, dict[str, Value]]] = []
+        send_by = time.monotonic() + _GATHERING
         try:
             for each in inputs:
                 place, values = self._place(), encode_inputs(each)
                 kept = {name: place.keep(value, f"the input {name!r}") for name, value in values.items()}
                 batch.append((uuid.uuid4().hex[:16], kept))
-                if len(batch) == _AT_ONCE:
+                if len(batch) == _AT_ONCE or time.monotonic() >= send_by:
                     ids += self._dispatch(schema, batch)
                     batch = []
+                    send_by = time.monotonic() + _GATHERING
         finally:  # after an error, too: the runs before it stay
             ids += self._dispatch(schema, batch)
         return ids
@@ -369,6 +399,8 @@ class LocalBroker(Broker):
         Raises:
             UnknownRunError: there is none of this id.
         """
+        if not isinstance(instance_id, str):
+            raise UnknownRunError(instance_id)
         [record] = self._call(GetRun(instance_id), Runs).records
         return record
 

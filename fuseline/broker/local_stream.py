@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import select
 import threading
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from fuseline.broker.base import EventStream, RunEvent
 from fuseline.broker.link import ClientLink, LinkLost
 from fuseline.broker.local_worker import OnPush
 from fuseline.broker.wire import Done, Happened, News, Watch
-from fuseline.wakeup import Wakeup
+from fuseline.wakeup import Wakeup, wait_readable
 
 __all__ = ["LocalStream"]
 
@@ -32,7 +31,11 @@ class LocalStream(EventStream):
         self._ended = False
         self._reading = threading.Lock()
         self._stop = Wakeup()
-        self._link = self._watch()
+        try:
+            self._link = self._watch()
+        except BaseException:
+            self._stop.close()
+            raise
 
     def _watch(self) -> ClientLink:
         while True:
@@ -69,7 +72,7 @@ class LocalStream(EventStream):
             while not self._events and not self._ended:
                 left = give_up - time.monotonic()
                 fds = [self._link.fileno(), self._stop.fileno()]
-                readable, _, _ = select.select(fds, [], [], None if left == math.inf else max(0.0, left))
+                readable = wait_readable(fds, None if left == math.inf else left)
                 if not readable:
                     return None
                 if not self._ended and self._link.fileno() in readable:
@@ -82,7 +85,11 @@ class LocalStream(EventStream):
         except LinkLost:
             self._link.close()
             if not self._ended:
-                self._link = self._watch()
+                try:
+                    self._link = self._watch()
+                except BaseException:
+                    self._ended = True
+                    raise
 
     def close(self) -> None:
         self._ended = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import select
 import selectors
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -30,15 +30,19 @@ from fuseline.broker.wire import (
     Trade,
     Unregister,
 )
-from fuseline.errors import StoreError
+from fuseline.errors import BrokerError, StoreError
 from fuseline.messages import KillNotice, Notice, Payload, ReportAnswer, ReportStatus, StepAssignment, StepReport
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.values import Value, encode_own_error
-from fuseline.wakeup import Wakeup
+from fuseline.wakeup import Wakeup, wait_readable
 from fuseline.workplace import LARGE, Workplace
 
 __all__ = ["LocalWorker"]
+
+#: Seconds for which to try to reach a broker that ends again and again, and between two tries.
+_PATIENCE = 20.0
+_PAUSE = 0.02
 
 R = TypeVar("R", bound=FromBroker)
 
@@ -147,6 +151,8 @@ class LocalWorker:
                     return self._link.call(request, kind)
                 except LinkLost:
                     self._reconnect()
+                    if isinstance(request, ReportSteps):
+                        request = replace(request, again=True)
 
     def _reconnect(self) -> None:
         self.news.unwatch()
@@ -155,11 +161,16 @@ class LocalWorker:
         self.news.set()  # whatever is known of the broker may be out of date
 
     def _connected(self) -> ClientLink:
+        give_up = time.monotonic() + _PATIENCE
         while True:
             try:
                 return self._register()
-            except LinkLost:  # that broker has gone, too
-                continue
+            except LinkLost as error:  # that broker has gone, too
+                if time.monotonic() >= give_up:
+                    raise BrokerError(
+                        "the broker process ends again and again. See broker.log beside its store."
+                    ) from error
+                time.sleep(_PAUSE)
 
     def _read_news(self) -> None:
         with self._lock:
@@ -198,7 +209,7 @@ class LocalWorker:
 
     def wait(self, seconds: float | None) -> None:
         """Wait for news, up to so many seconds (None: for ever)."""
-        select.select([self.news.fileno()], [], [], seconds)
+        wait_readable([self.news.fileno()], seconds)
         self.news.clear()
 
     def trade(self, reports: Sequence[StepReport], room: int) -> Traded:
@@ -261,9 +272,27 @@ class LocalWorker:
         """Say goodbye."""
         with self._lock:
             try:
-                self._link.call(Unregister(list(self._held)), Done)
-            except LinkLost:  # whoever has the store next will find that we are gone
-                pass
+                self._say_goodbye()
             finally:
                 self._link.close()
                 self.news.close()
+
+    def _say_goodbye(self) -> None:
+        """Tell the broker that nothing runs here any more: while our program lives, it cannot find that out."""
+        goodbye = Unregister(list(self._held))
+        try:
+            self._link.call(goodbye, Done)
+        except LinkLost:
+            self._reconnect()
+            self._link.call(goodbye, Done)
+
+    def hang_up(self) -> None:
+        """Leave without a word: what is held here still runs."""
+        with self._lock:
+            self._link.close()
+            self.news.close()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it holds assignments."""
+        return bool(self._held)

@@ -3,7 +3,7 @@
 ::
 
     ┌─▶ wait for links, time, signals
-    │     read what has come, at most 256 messages and 2 ms of it
+    │     read what has come, until it is 256 messages, or took 2 ms
     │     let the core handle each; note what changed, and what to tell to whom
     │     commit what changed, in one transaction
     └──── tell it
@@ -14,9 +14,11 @@ the store has is what has happened.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import resource
 import selectors
 import time
 from collections.abc import Callable
@@ -86,8 +88,6 @@ _STRANGERS = 64
 _PRUNING = 60.0
 #: Events that a watcher may be behind.
 _MOST_BEHIND = 100_000
-#: Seconds between two looks whether a worker that left without a word is gone with all its processes.
-_LOOK = 0.005
 
 
 class Retention(NamedTuple):
@@ -170,7 +170,9 @@ class Server:
 
         Raises:
             StoreError: something could not be stored. All who wait were told so.
+            BrokerError: a bug. Nothing is stored of what it may have spoilt.
         """
+        raise_file_limit()
         self._selector.register(self._door.fileno(), selectors.EVENT_READ, self._door)
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ, self._wakeup)
         try:
@@ -211,8 +213,8 @@ class Server:
     def _wait(self) -> float | None:
         """Return for how many seconds nothing has to be done unasked; None for any number."""
         times = [link.enter_by for link in self._links if link.enter_by is not None]
-        if self._housing.missing:
-            times.append(time.monotonic() + _LOOK)
+        if (look := self._housing.next_look()) is not None:
+            times.append(look)
         if (due := self._housing.next_due()) is not None:
             times.append(due)
         if self._prune_at < math.inf:
@@ -264,7 +266,7 @@ class Server:
             self._leaving.remove(link)
         if link.worker_id is not None and self._of_workers.get(link.worker_id) is link:
             del self._of_workers[link.worker_id]
-            self._housing.missing[link.worker_id] = None
+            self._housing.miss(link.worker_id)
 
     def _read(self, link: ServerLink) -> int:
         count = 0
@@ -292,6 +294,15 @@ class Server:
             raise
         except FuselineError as error:
             answer = Refused.because(error)
+        except Exception as error:
+            # What is held here may be half changed, and must not be stored. Who has asked is told, and does not ask
+            # again; all others come back to the process after this one, which begins with what is stored.
+            kind = type(message).__name__
+            _log.exception("%s has failed", kind)
+            problem = BrokerError(f"the broker has failed at {kind}: {error!r:.300}. Please report this as a bug.")
+            link.channel.replace(Refused.because(problem))
+            link.channel.flush()
+            raise BrokerError(str(problem)) from error
         if answer is not None:
             link.channel.put(answer)
 
@@ -404,7 +415,8 @@ class Server:
 
     def _report_steps(self, link: ServerLink, request: ReportSteps) -> FromBroker:
         worker_id = self._worker(link)
-        answers = [self._housing.report(worker_id, ended.report()) for ended in request.reports]
+        reports = [ended.report() for ended in request.reports]
+        answers = [self._housing.report(worker_id, report, again=request.again) for report in reports]
         return Answers(answers, self._housing.unsettled(worker_id))
 
     def _trade(self, link: ServerLink, request: Trade) -> None:
@@ -415,7 +427,7 @@ class Server:
         self._housing.stirred.add(worker_id)
 
     def _watch(self, link: ServerLink, request: Watch) -> FromBroker:
-        if request.instance_id is not None and self._housing.ask.record(request.instance_id).state.is_settled:
+        if request.instance_id is not None and self._housing.ask.is_settled(request.instance_id):
             return Done(False)
         link.watches = self._housing.watched = True
         link.watched = request.instance_id
@@ -457,3 +469,11 @@ class Server:
     def _leave(self, link: ServerLink, request: Leave) -> FromBroker:
         self._leaving.append(link)
         return Done()
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many descriptors as the system allows: each program needs a few of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -33,10 +33,12 @@ from fuseline.broker.store.file import read_owner
 from fuseline.broker.wire import Done, Refused, Retire
 from fuseline.errors import BrokerError, FuselineError, StoreInUse
 
-__all__ = ["Start", "main", "serve"]
+__all__ = ["Start", "log_of", "main", "serve"]
 
 #: Seconds in which a broker in the background must have left its store to us.
 _PATIENCE = 20.0
+#: Bytes after which the log begins anew at the next start.
+_LOG_LIMIT = 1 << 20
 #: Seconds between two looks whether it has.
 _PAUSE = 0.02
 
@@ -74,7 +76,7 @@ def serve(
         StoreInUse: another broker is in the foreground.
         StoreError: the store cannot be used; the error says why.
     """
-    place = Path(path).expanduser().absolute()
+    place = Path(path).expanduser().resolve()
     with ExitStack() as stack:
         store = _take_over(place, durability)
         stack.callback(store.close)
@@ -163,7 +165,7 @@ def main(arguments: list[str]) -> int:
             store = None if start.path is None else Store(Path(start.path), start.durability)
             if store is not None:
                 stack.callback(store.close)
-                _log_to(store.path.with_name(store.path.name + ".files") / "broker.log")
+                _log_to(log_of(store.path))
             server = _open(stack, store, Retention(start.keep_for, start.keep_runs), stays=False)
             signal.signal(signal.SIGTERM, lambda *_: server.stop())
             server.welcome(link)
@@ -175,9 +177,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def log_of(path: Path) -> Path:
+    """Return where the broker of a store writes what it has to say, if it is in the background."""
+    return path.with_name(path.name + ".files") / "broker.log"
+
+
 def _log_to(path: Path) -> None:
     """Write standard output and error to a file: whoever reads those of the starting program would wait for our end."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    if os.fstat(fd).st_size > _LOG_LIMIT:
+        os.ftruncate(fd, 0)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)

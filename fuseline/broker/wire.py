@@ -169,6 +169,7 @@ class ReportSteps(_Message, frozen=True):
     """Says how assignments have ended."""
 
     reports: list[Ended]
+    again: bool = False  #: whether it may have come before, over a link that was lost
 
 
 class Trade(_Message, frozen=True):

@@ -274,6 +274,8 @@ class LokyExecutor(Executor):
                 until = self._next_look()
                 desk.selector.select(None if until is None else max(0.0, until - time.monotonic()))
         self._reports += map(never_started, desk.waiting)
+        if desk.workplace is not None:
+            guardian.hide(desk.workplace.presence)
         guardian.release()
         desk.selector.close()
         self._desk = None

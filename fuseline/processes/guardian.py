@@ -10,46 +10,60 @@ the main thread, or in one that is kept here for that and lasts as long as the g
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["acquire", "forget", "in_lasting_thread", "release", "show", "watch"]
+__all__ = ["acquire", "forget", "hide", "in_lasting_thread", "release", "show", "watch"]
 
 T = TypeVar("T")
 
 _lock = threading.Lock()
 _users = 0
 _process: subprocess.Popen[bytes] | None = None
+_link: socket.socket | None = None  #: to its standard input
+_shown: Counter[Path] = Counter()
 _starter: ThreadPoolExecutor | None = None
 
 
 def acquire() -> None:
     """Make sure that the guardian runs, until as many calls of ``release``."""
-    global _users, _process
+    global _users, _process, _link
     with _lock:
         if _process is None:
             command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian_main.py"))]
-            _process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0, start_new_session=True
-            )
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    _process = subprocess.Popen(
+                        command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, bufsize=0, start_new_session=True
+                    )
+                except BaseException:
+                    ours.close()
+                    raise
+            _link = ours
         _users += 1
 
 
 def release() -> None:
     """End the guardian if nobody else needs it. Everything it watches must be gone."""
-    global _users, _process, _starter
+    global _users, _process, _link, _starter
     with _lock:
         _users -= 1
         if _users == 0 and _process is not None:
             process, _process = _process, None
-            assert process.stdin is not None
-            process.stdin.close()
+            assert _link is not None
+            _link.close()
+            _link = None
+            _shown.clear()
             process.wait()
             if _starter is not None:
                 _starter.shutdown()
@@ -82,8 +96,31 @@ def watch(leader: int) -> None:
 
 
 def show(path: Path) -> None:
-    """Have the guardian hold this file, too, until it has killed what it watches (see ``fuseline.presence``)."""
-    _tell(b"=%b\n" % os.fsencode(path))
+    """Have the guardian hold the lock on this file, too, until ``hide`` or until it has killed what it watches.
+
+    It is given a descriptor that holds the lock. From then on it is held, even before the guardian has looked: what is
+    on its way counts, too. See ``fuseline.presence``.
+    """
+    with _lock:
+        _shown[path] += 1
+        if _shown[path] > 1:
+            return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        _tell(b"=%b\n" % os.fsencode(path), fd)
+    finally:
+        os.close(fd)
+
+
+def hide(path: Path) -> None:
+    """Have the guardian let go of a file, after as many calls as of ``show``."""
+    with _lock:
+        _shown[path] -= 1
+        if _shown[path] > 0:
+            return
+        del _shown[path]
+    _tell(b"~%b\n" % os.fsencode(path))
 
 
 def forget(leader: int) -> None:
@@ -91,25 +128,26 @@ def forget(leader: int) -> None:
     _tell(b"-%d\n" % leader)
 
 
-def _tell(line: bytes) -> None:
+def _tell(line: bytes, *fds: int) -> None:
     with _lock:
-        if _process is not None and _process.stdin is not None:
+        if _link is not None:
             try:
-                _process.stdin.write(line)
-            except BrokenPipeError:  # somebody killed the guardian: two lines of defence are left
+                socket.send_fds(_link, [line], list(fds)) if fds else _link.sendall(line)
+            except (BrokenPipeError, ConnectionResetError):  # somebody killed it: two lines of defence are left
                 pass
 
 
 def _after_fork_in_child() -> None:
-    # A fork of the program must not keep the pipe open: the guardian would think that the program still lives.
-    global _users, _process, _starter, _lock
+    # A fork of the program must not keep the link open: the guardian would think that the program still lives.
+    global _users, _process, _link, _starter, _lock
     _lock = threading.Lock()
     _starter = None
-    if _process is not None and _process.stdin is not None:
-        os.close(_process.stdin.fileno())
-        _process.stdin = None
+    if _link is not None:
+        _link.close()
+    if _process is not None:
         _process.returncode = 0  # not ours to wait for
-    _users, _process = 0, None
+    _shown.clear()
+    _users, _process, _link = 0, None, None
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

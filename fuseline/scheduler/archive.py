@@ -16,16 +16,13 @@ from fuseline.states import State
 __all__ = ["record_run", "record_step", "restore_run", "revive_record"]
 
 
-def record_run(run: Run, epoch: float, steps: dict[str, StepRecord] | None = None) -> RunRecord:
+def record_run(run: Run, epoch: float) -> RunRecord:
     """Return how a run stands.
 
     Args:
         epoch: what to add to the scheduler's seconds to get seconds since the epoch.
-        steps: of the record; default is all of them.
     """
     plan = run.plan
-    if steps is None:
-        steps = {name: record_step(run, step, epoch) for step, name in enumerate(plan.names)}
     return RunRecord(
         instance_id=run.instance_id,
         number=run.number,
@@ -35,7 +32,7 @@ def record_run(run: Run, epoch: float, steps: dict[str, StepRecord] | None = Non
         state=run.state,
         cancelled=run.cancelled,
         inputs=run.inputs,
-        steps=steps,
+        steps={name: record_step(run, step, epoch) for step, name in enumerate(plan.names)},
         failed=tuple(plan.names[step] for step in run.failed_steps),
         started_by=run.started_by,
         created=epoch + run.created,

@@ -249,6 +249,7 @@ class Scheduler:
         if run.ready:
             flow.ready.add(run)
             self._commands.append(StepsReady(flow.plan.workflow_id))
+        self._finish_if_done(run, now, reported=False)  # of a changed workflow, nothing may be left to do
 
     def _run_cancelled(self, event: RunCancelled, now: float) -> None:
         run = self.run(event.instance_id)

@@ -92,7 +92,7 @@ class Disk:
 
     def open(self, name: str, *, is_new: bool) -> int:
         """Return the number of a file."""
-        if is_new:
+        if is_new or name not in self._files:  # an empty one may have been made before, with the right mode
             self._files[name] = next(self._numbers)
             self.log.append(Op("create", self._files[name], name=name))
         return self._files[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ CREATE TABLE workflows (
     UNIQUE (workflow_id, fingerprint));
 CREATE TABLE runs (
     number INTEGER PRIMARY KEY, instance_id TEXT NOT NULL UNIQUE, workflow INTEGER NOT NULL REFERENCES workflows,
-    state TEXT NOT NULL, cancelled INTEGER NOT NULL, failed BLOB NOT NULL, started_by TEXT, inputs BLOB NOT NULL,
+    state TEXT NOT NULL, cancelled INTEGER NOT NULL, started_by TEXT, inputs BLOB NOT NULL,
     created REAL NOT NULL, started REAL, finished REAL);
 CREATE INDEX open_runs ON runs (number) WHERE finished IS NULL;
 CREATE INDEX ended_runs ON runs (finished) WHERE finished IS NOT NULL;
@@ -57,6 +58,7 @@ class Database:
         self._synced: bool | None = None  #: whether commits are synced right now
         self._files: dict[Path, tuple[int, int]] = {}  #: {path: what the file there is known by}
         with self._translated():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # for this user alone
             self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=64)
         try:
             self._prepare()
@@ -77,6 +79,8 @@ class Database:
         check_application(self._path, *self.one("PRAGMA application_id"))  # what was half made is undone now
         check_version(self._path, version)
         self._set("journal_mode", "wal")
+        if sys.platform == "darwin":
+            self._set("fullfsync", 1)  # else a sync there leaves it to the disk when to write
         self._set("cache_size", -_CACHE_KIB)
 
     def _create(self) -> None:
@@ -183,6 +187,8 @@ class Database:
         """Turn what SQLite raises into what a user can act on."""
         try:
             yield
+        except OSError as error:
+            raise StoreError(f"the store {self._path} cannot be used: {error}. Choose another place.") from error
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")
             if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):

@@ -44,14 +44,14 @@ class Ownership:
         StoreError: the lock cannot be made.
     """
 
-    def __init__(self, path: Path, *, wait: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         lock = path.with_name(path.name + ".lock")
         try:
             self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"the store {path} cannot be locked: {error}. Choose another place.") from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._fd)
             raise StoreInUse(path, read_owner(path)[0]) from None

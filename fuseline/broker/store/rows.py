@@ -34,7 +34,7 @@ __all__ = [
     "step_row",
 ]
 
-RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, failed, started_by, inputs, created, started, finished"
+RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, started_by, inputs, created, started, finished"
 STEP_COLUMNS = "place, state, attempts, restarts, failures, result, error, cause, started, finished, due, unwanted"
 MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at, token, worker_id"
 #: A step's row is found by one number: that of its run, shifted, and its own.
@@ -44,7 +44,6 @@ _pack = msgspec.msgpack.encode
 _unpack_inputs = msgspec.msgpack.Decoder(dict[str, Value]).decode
 _unpack_error = msgspec.msgpack.Decoder(ErrorInfo).decode
 _unpack_failures = msgspec.msgpack.Decoder(dict[int, int]).decode
-_unpack_numbers = msgspec.msgpack.Decoder(list[int]).decode
 
 
 def place_of(run: Run, step: int) -> int:
@@ -69,7 +68,6 @@ def run_row(run: Run, workflow: int, epoch: float) -> tuple[Any, ...]:
         workflow,
         run.state,
         run.cancelled,
-        _pack(run.failed_steps),
         run.started_by,
         packed_inputs(run),
         run.created + epoch,
@@ -79,9 +77,9 @@ def run_row(run: Run, workflow: int, epoch: float) -> tuple[Any, ...]:
 
 
 def changed_run_row(run: Run, epoch: float) -> tuple[Any, ...]:
-    """Return what may change of a run: state, cancelled, failed, started_by, started, finished; then its number."""
+    """Return what may change of a run: state, cancelled, started_by, started, finished; then its number."""
     started, finished = _shifted(run.started, epoch), _shifted(run.finished, epoch)
-    return (run.state, run.cancelled, _pack(run.failed_steps), run.started_by, started, finished, run.number)
+    return (run.state, run.cancelled, run.started_by, started, finished, run.number)
 
 
 def packed_inputs(run: Run) -> bytes:
@@ -133,7 +131,7 @@ def run_record(
     Args:
         folder: of the files of values.
     """
-    number, instance_id, _, state, cancelled, failed, started_by, inputs, created, started, finished = row
+    number, instance_id, _, state, cancelled, started_by, inputs, created, started, finished = row
     names = [step.name for step in schema.steps]
     steps = dict.fromkeys(names, StepRecord(state=State.PENDING))
     first, _ = places_of(number)
@@ -144,6 +142,7 @@ def run_record(
             steps[name] = msgspec.structs.replace(
                 steps[name], state=State.RUNNING, attempts=attempt, token=token, worker_id=worker_id, started=at
             )
+    failed = [name for name, step in steps.items() if step.state is State.FAILED]
     if finished is None:
         started, started_by = started or claims.started, started_by or claims.started_by
         state = State.PENDING if started is None else State.RUNNING
@@ -157,7 +156,7 @@ def run_record(
         cancelled=bool(cancelled),
         inputs={name: _located(value, folder) for name, value in _unpack_inputs(inputs).items()},
         steps=steps,
-        failed=tuple(names[step] for step in _unpack_numbers(failed)),
+        failed=tuple(sorted(failed, key=lambda name: steps[name].finished or 0.0)),
         started_by=started_by,
         created=created,
         started=started,

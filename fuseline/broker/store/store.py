@@ -66,7 +66,6 @@ class Store:
         self.syncs = durability == "power"
         self._keys: dict[tuple[str, str], int] = {}  #: {(workflow_id, fingerprint): key}
         self._schemas: dict[int, WorkflowSchema] = {}
-        self._seq = 0
         check_file(path)
         self.ownership = Ownership(path)
         files = path.with_name(path.name + ".files")
@@ -81,7 +80,7 @@ class Store:
             self._db = Database(path)
             (self.epoch,) = self._db.one("SELECT value FROM meta WHERE name = 'epoch'")
             (self.last_number,) = self._db.one("SELECT coalesce(max(number), 0) FROM runs")
-            self.sweep()
+            self._seq = self.epoch << 40  # moves are in their order, whatever the clock on the wall does
         except BaseException:
             self.ownership.release()
             raise
@@ -118,8 +117,7 @@ class Store:
             self._add_files((run, value) for run in changes.new_runs for value in run.inputs.values())
         if changes.runs:
             self._db.run_many(
-                "UPDATE runs SET state = ?, cancelled = ?, failed = ?, started_by = ?, started = ?, finished = ? "
-                "WHERE number = ?",
+                "UPDATE runs SET state = ?, cancelled = ?, started_by = ?, started = ?, finished = ? WHERE number = ?",
                 [changed_run_row(run, epoch) for run in changes.runs],
             )
         for run in changes.revived:
@@ -132,10 +130,9 @@ class Store:
             if run.state is State.SUCCEEDED:
                 unused += self._drop_results(run)
         if changes.moves:
-            self._seq = max(self._seq + 1, time.time_ns())  # after all that were written before, by whomever
             rows = [
-                (move.run.number, self._seq + i, *move[1:5], epoch + move.at, *move[6:])
-                for i, move in enumerate(changes.moves)
+                (move.run.number, seq, *move[1:5], epoch + move.at, *move[6:])
+                for seq, move in enumerate(changes.moves, self._seq)
             ]
             self._seq += len(rows)
             self._db.insert("moves", MOVE_COLUMNS, rows)
