@@ -190,13 +190,20 @@ class UnknownStepError(WorkflowError, KeyError):
 class WorkflowChangedError(WorkflowError):
     """Two programs, or two moments of one, mean different workflows by the same id."""
 
-    def __init__(self, workflow_id: str) -> None:
+    def __init__(self, workflow_id: str, runs: Sequence[str] = (), workers: int = 0) -> None:
         self.workflow_id = workflow_id
-        super().__init__(
-            f"workflow {workflow_id!r} is already known to this broker with other steps, edges or policies. "
-            "Give the changed workflow another version=, or use the same definition everywhere; runs of the old one "
-            "can be cancelled, and resumed with changed=True."
-        )
+        self.runs = tuple(runs)
+        self.workers = workers
+        what = f"workflow {workflow_id!r} has other steps, parameters, edges or policies than"
+        if workers:
+            end = f"{workers} worker{'s' if workers > 1 else ''}"
+            advice = f"the one that {end} of this broker {'serve' if workers > 1 else 'serves'}. End them"
+        elif runs:
+            some = ", ".join(self.runs[:3]) + (", …" if len(self.runs) > 3 else "")
+            advice = f"runs of it that have not ended ({some}). Resume these with changed=True, or cancel them"
+        else:
+            advice = "when the run began. Resume it with changed=True"
+        super().__init__(f"{what} {advice}; or give the changed workflow another version=.")
 
 
 class PolicyError(FuselineError, ValueError):

@@ -42,6 +42,15 @@ class Door:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._key = secrets.token_hex(32)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._make()
+        except BaseException:
+            os.close(self._spare)
+            raise
+
+    def _make(self) -> None:
+        folder = self.folder
         folder.mkdir(mode=0o700)
         try:
             key_fd = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -51,7 +60,6 @@ class Door:
             self._socket.bind(str(folder / "socket"))
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise BrokerError(
@@ -60,6 +68,26 @@ class Door:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether programs can find it: somebody who cleans up may have removed its folder."""
+        return (self.folder / "socket").exists() and (self.folder / "key").exists()
+
+    def make_again(self) -> None:
+        """Be where it was before.
+
+        Raises:
+            BrokerError: it cannot be made there.
+        """
+        self._socket.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        runtime_folder()
+        try:
+            self.folder.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise BrokerError(f"no socket can be made in {self.folder}: {error}.") from error
+        self._make()
 
     def accept(self) -> socket.socket | None:
         """Return the next connection, which has not shown a key yet; None if there is none, or of another user."""

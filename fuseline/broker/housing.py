@@ -130,7 +130,8 @@ class Housing:
             age = now - max(self.missing.values())
             self._look_at = now + min(max(_FIRST_LOOK, age / 10), _LAST_LOOK)
         elif not (self.missing or self._has_swept) and self._store is not None:
-            self._store.sweep()  # not before all last words were heard, which may refer to files
+            self.commit()
+            self._store.sweep()  # not before all last words were heard and stored: they may refer to files
             self._has_swept = True
 
     def next_look(self) -> float | None:
@@ -274,6 +275,7 @@ class Housing:
             WorkflowError: the inputs of the run do not fit it any more.
         """
         store = self._stored("cannot resume runs")
+        self._make_way(instance_id, schema if changed else None)
         self.commit()
         found = store.load(instance_id)
         if found is None:
@@ -293,6 +295,15 @@ class Housing:
         self._changes.moves.append(Moment(run, None, record.state, None, "", record.finished - self._epoch, None, None))
         self._note_revival(run, revived)
         return True
+
+    def _make_way(self, instance_id: str, schema: WorkflowSchema | None) -> None:
+        """Cancel a run that waits, and that is to go on with a changed workflow."""
+        run = self._core.runs.get(instance_id)
+        if run is None or schema is None or run.state.is_settled or run.running:
+            return
+        if schema.fingerprint != run.plan.fingerprint:
+            self._handle(RunCancelled(instance_id), matters=True)
+            self._changes.runs[run] = None
 
     def _note_revival(self, run: Run, record: RunRecord) -> None:
         now = time.monotonic()

@@ -267,7 +267,6 @@ class LocalBroker(Broker):
                 return
             self._closed = True
             workers = list(self._workers.values())
-            self._workers.clear()
         is_at_work = False
         for worker in workers:
             if worker.is_at_work:  # an engine uses it still: its end will be found out as if we were killed

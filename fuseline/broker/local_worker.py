@@ -287,10 +287,9 @@ class LocalWorker:
             self._link.call(goodbye, Done)
 
     def hang_up(self) -> None:
-        """Leave without a word: what is held here still runs."""
-        with self._lock:
-            self._link.close()
-            self.news.close()
+        """Leave without a word: what is held here still runs. Whoever waits for news gets an error."""
+        self._link.close()
+        self.news.set()
 
     @property
     def is_at_work(self) -> bool:

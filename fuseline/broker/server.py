@@ -84,6 +84,8 @@ _GATHERING = 0.002
 _PATIENCE = 5.0
 #: Links that may be without the key at a time; of more, the oldest is closed.
 _STRANGERS = 64
+#: Seconds between two looks whether the door is still there.
+_DOOR_CHECKING = 5.0
 #: Seconds between two looks for runs that need not be kept.
 _PRUNING = 60.0
 #: Events that a watcher may be behind.
@@ -119,6 +121,7 @@ class Server:
         self._stays = stays
         self._keep = keep
         self._prune_at = 0.0 if store is not None and keep else math.inf  #: monotonic seconds
+        self._look_for_door_at = 0.0  #: likewise
         self._started = time.time()
         self._housing = Housing(store, door.folder if store is None else store.presence_folder)
         self._schemas: dict[tuple[str, str], WorkflowSchema] = {}
@@ -210,16 +213,15 @@ class Server:
         self._housing.commit()
         self._tell()
 
-    def _wait(self) -> float | None:
-        """Return for how many seconds nothing has to be done unasked; None for any number."""
+    def _wait(self) -> float:
+        """Return for how many seconds nothing has to be done unasked."""
         times = [link.enter_by for link in self._links if link.enter_by is not None]
         if (look := self._housing.next_look()) is not None:
             times.append(look)
         if (due := self._housing.next_due()) is not None:
             times.append(due)
-        if self._prune_at < math.inf:
-            times.append(self._prune_at)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        times += [self._prune_at, self._look_for_door_at]
+        return max(0.0, min(times) - time.monotonic())
 
     def _on_ready(self, what: ServerLink | Door | Wakeup, events: int) -> int:
         """Act on a descriptor; return how many messages came from it."""
@@ -241,6 +243,13 @@ class Server:
             _log.warning("a program connected and did not show the key in time")
             self._drop(link)
         self._housing.on_time(now)
+        if now >= self._look_for_door_at:
+            self._look_for_door_at = now + _DOOR_CHECKING
+            if not self._door.is_there:
+                _log.warning("the folder of the socket is gone; it is made again")
+                self._selector.unregister(self._door.fileno())
+                self._door.make_again()
+                self._selector.register(self._door.fileno(), selectors.EVENT_READ, self._door)
         if now >= self._prune_at:
             removed = self._housing.prune(self._keep.seconds, self._keep.runs)
             self._prune_at = now + (0.0 if removed else _PRUNING)  # a part of them at a time: others want to be served

@@ -208,7 +208,12 @@ class Scheduler:
         flow = self._flows.get(schema.workflow_id)
         if flow is not None and flow.plan.fingerprint != schema.fingerprint:
             if flow.unsettled or flow.workers:
-                raise WorkflowChangedError(schema.workflow_id)
+                open_runs = [
+                    run.instance_id
+                    for run in self.runs.values()
+                    if run.plan.workflow_id == schema.workflow_id and not run.state.is_settled
+                ]
+                raise WorkflowChangedError(schema.workflow_id, open_runs[:10], flow.workers)
             flow = None  # nobody works with the old one any more
         if flow is None:
             flow = self._flows[schema.workflow_id] = _Flow(Plan(schema))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import stat
 import struct
@@ -196,6 +197,27 @@ def test_a_silent_connection_is_closed_after_a_while(
     monkeypatch.setattr("fuseline.broker.server._PATIENCE", 0.0)
     with connect(tmp_path / "door") as connection:
         assert is_closed(connection)
+
+
+def test_a_door_that_was_cleaned_away_is_made_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuseline.broker.server._DOOR_CHECKING", 0.0)
+    link = ClientLink(*knock(tmp_path / "door"))
+    shutil.rmtree(tmp_path / "door")
+    link.call(GetStatus(), BrokerStatus)
+    link.call(GetStatus(), BrokerStatus)
+    ClientLink(*knock(tmp_path / "door")).close()
+    link.close()
+
+
+def test_a_door_of_another_user_is_not_knocked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path / "door"):
+        real = os.getuid
+        monkeypatch.setattr(os, "getuid", lambda: real() + 1)
+        with pytest.raises(PermissionError):
+            knock(tmp_path / "door")
+        monkeypatch.undo()
 
 
 def test_another_user_is_not_let_in(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,36 @@ def test_a_changed_workflow_is_refused_unless_asked_for(stored: LocalBroker, tmp
     assert ("Double", "CANCELLED") in [(move.step_name, move.state.value) for move in stored.story(run)]
 
 
+def test_a_run_that_waits_goes_on_with_a_changed_workflow_if_asked_to(stored: LocalBroker) -> None:
+    old = adding()
+    run = stored.dispatch_workflow(old.to_schema(), {"a": 1})
+    add = Add()
+    new = Workflow(outputs=[add], name="adding")
+    with pytest.raises(WorkflowChangedError, match=run):
+        stored.dispatch_workflow(new.to_schema(), {"a": 1})
+    with pytest.raises(WorkflowChangedError, match="changed=True"):
+        stored.resume(run, new.to_schema())
+    worker_id = stored.register_worker([old.to_schema()])
+    with pytest.raises(WorkflowChangedError, match="1 worker of this broker"):
+        stored.resume(run, new.to_schema(), changed=True)
+    stored.unregister_worker(worker_id)
+    assert stored.resume(run, new.to_schema(), changed=True)
+    work(stored, new)
+    assert stored.result(run) == 11
+
+
+def test_a_changed_workflow_in_which_nothing_is_left_to_do_ends_the_run(stored: LocalBroker, tmp_path: Path) -> None:
+    old = flaky()
+    run = stored.dispatch_workflow(
+        old.to_schema(), {"log": str(tmp_path / "log"), "number": 4, "path": str(tmp_path / "there")}
+    )
+    work(stored, old)
+    new = Workflow(outputs=[Log()], name="flaky")
+    assert stored.resume(run, new.to_schema(), changed=True)
+    assert stored.get_run(run).state is State.SUCCEEDED
+    assert stored.result(run) == 4
+
+
 def fail_unless_of(log: Step) -> Step:
     again = FailUnless(name="again")
     log.next(again)
