@@ -198,16 +198,14 @@ def test_a_silent_connection_is_closed_after_a_while(
         assert is_closed(connection)
 
 
-def test_a_door_that_was_cleaned_away_is_made_again(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_door_that_was_cleaned_away_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuseline.broker.server._DOOR_CHECKING", 0.0)
-    link = ClientLink(*knock(tmp_path / "door"))
-    (tmp_path / "door").rename(tmp_path / "cleaned")
-    link.call(GetStatus(), BrokerStatus)
-    link.call(GetStatus(), BrokerStatus)
-    ClientLink(*knock(tmp_path / "door")).close()
-    link.close()
+    with serving(tmp_path / "door"):
+        link = ClientLink(*knock(tmp_path / "door"))
+        (tmp_path / "door").rename(tmp_path / "cleaned")
+        link.call(GetStatus(), BrokerStatus)
+        ClientLink(*knock(tmp_path / "door")).close()
+        link.close()
 
 
 def test_a_door_of_another_user_is_not_knocked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
