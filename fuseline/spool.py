@@ -18,7 +18,7 @@ from pathlib import Path
 from fuseline.channel import Channel, Incoming, ProtocolError, incoming
 from fuseline.messages import AttemptReport
 
-__all__ = ["Spool", "read_spools", "remove_spools"]
+__all__ = ["Spool", "read_spools", "remove_dead_spools", "remove_spools"]
 
 #: Bytes after which a file is put aside and another one begun. Two files have more reports than can be on their way.
 _ENOUGH = 1 << 20
@@ -72,6 +72,15 @@ def read_spools(folder: Path, program: str) -> Iterator[AttemptReport]:
             channel: Channel[AttemptReport, AttemptReport] = Channel(file.fileno(), _REPORTS)
             while not channel.has_ended:
                 yield from channel.receive()
+
+
+def remove_dead_spools(folder: Path, program: str) -> None:
+    """Remove what processes of a program have written that have ended. All of it must have been heard."""
+    for path in folder.glob(f"{program}.*"):
+        try:
+            os.kill(int(path.name.rpartition(".")[2].rstrip("~")), 0)
+        except (ProcessLookupError, PermissionError):  # gone; its number may be that of somebody else's process now
+            path.unlink(missing_ok=True)
 
 
 def remove_spools(folder: Path, program: str) -> None:

@@ -68,7 +68,7 @@ from fuseline.messages import Notice, ReportAnswer, RunInfo, StepAssignment, Ste
 from fuseline.presence import Presence
 from fuseline.records import Move, RunRecord
 from fuseline.schema import WorkflowSchema
-from fuseline.spool import remove_spools
+from fuseline.spool import remove_dead_spools, remove_spools
 from fuseline.states import State
 from fuseline.values import Value
 from fuseline.workplace import Workplace
@@ -79,6 +79,8 @@ __all__ = ["LocalBroker"]
 _PATIENCE = 20.0
 #: Seconds between two tries to reach one that is starting or ending.
 _PAUSE = 0.02
+#: Seconds between two looks for what children have left that have ended.
+_TIDYING = 60.0
 #: Runs in one message of ``dispatch_many``, and seconds for which they may be gathered.
 _AT_ONCE = 1000
 _GATHERING = 1.0
@@ -122,6 +124,7 @@ class LocalBroker(Broker):
         self._numbers = itertools.count(1)
         self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
         self._presence: Presence | None = None
+        self._tidy_at = time.monotonic() + _TIDYING
         self._closed = False
         self._pid = os.getpid()
         self._anchor: ClientLink | None = None  #: keeps a broker without a store alive when the main link is lost
@@ -364,7 +367,17 @@ class LocalBroker(Broker):
         return self._worker(worker_id).report_steps(reports)
 
     def trade(self, worker_id: str, reports: Sequence[StepReport], room: int) -> Traded:
-        return self._worker(worker_id).trade(reports, room)
+        traded = self._worker(worker_id).trade(reports, room)
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_up()
+        return traded
+
+    def _tidy_up(self) -> None:
+        """Remove what children have left that were killed at their timeouts, say: a program may run for months."""
+        spools = self._place().spools
+        if spools is not None and not any(worker.is_waiting for worker in list(self._workers.values())):
+            remove_dead_spools(spools, self._name)
+            self._tidy_at = time.monotonic() + _TIDYING
 
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
         return self._worker(worker_id).take_notices()

@@ -292,6 +292,11 @@ class LocalWorker:
         self.news.set()
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether the broker has not answered a report yet."""
+        return bool(self._unanswered)
+
+    @property
     def is_at_work(self) -> bool:
         """Whether it holds assignments."""
         return bool(self._held)

@@ -17,7 +17,7 @@ from fuseline.broker import LocalBroker
 from fuseline.encoding import encode, encode_error
 from fuseline.messages import AttemptReport, Outcome, Payload
 from fuseline.presence import Presence, is_gone
-from fuseline.spool import Spool, read_spools, remove_spools
+from fuseline.spool import Spool, read_spools, remove_dead_spools, remove_spools
 from fuseline.testing.gate import HANG
 from fuseline.workplace import Workplace
 
@@ -133,6 +133,20 @@ def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
     tokens = [each.token for each in read_spools(tmp_path, "me")]
     assert tokens == list(range(400 - len(tokens), 400))
     assert len(tokens) > 30
+
+
+def test_what_ended_processes_have_written_goes_once_it_was_heard(tmp_path: Path) -> None:
+    here = Spool(tmp_path, "me")
+    here.add(report(1))
+    pid = os.fork()
+    if not pid:
+        Spool(tmp_path, "me").add(report(2))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_dead_spools(tmp_path, "me")
+    assert [path.name for path in tmp_path.iterdir()] == [f"me.{os.getpid()}"]
+    here.close()
 
 
 def test_where_it_cannot_be_written_the_step_goes_on(tmp_path: Path) -> None:
