@@ -1,12 +1,14 @@
 """How far some runs are: told by the events of their broker, whoever works on them.
 
 A thread reads the events. It begins before the runs are dispatched, so that none is missed, and is told later which of
-all the runs in the store are meant.
+all the runs in the store are meant. What happens while a new broker takes the place of one that was killed is told to
+nobody; so the thread also looks, each second, whether the next of the runs has ended unheard.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -19,6 +21,10 @@ from fuseline.states import State
 __all__ = ["Follower", "Tally"]
 
 _DONE = frozenset({State.SUCCEEDED, State.SKIPPED})
+#: Seconds between two looks whether runs have ended unheard, at least, ...
+_LOOK = 1.0
+#: ... and how many times as long as a look has taken: the record of a large run is large.
+_REST = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +42,25 @@ class Follower:
 
     Args:
         on_change: called in the thread, with the tallies of steps and of runs.
-        on_end: called in the thread when all the runs have ended.
+        on_end: called in the thread when all the runs have ended, or when nothing more can be heard of them.
+        state_of: returns the state of a run, to look for ends that were not heard of; None for a broker that cannot be
+            started anew.
     """
 
     def __init__(
-        self, broker: Broker, on_change: Callable[[Tally, Tally], None], on_end: Callable[[], None] = lambda: None
+        self,
+        broker: Broker,
+        on_change: Callable[[Tally, Tally], None],
+        on_end: Callable[[], None] = lambda: None,
+        state_of: Callable[[str], State] | None = None,
     ) -> None:
         self.steps = Tally()
         self.runs = Tally()
         self._on_change = on_change
         self._on_end = on_end
+        self._state_of = state_of
+        self._look_at = time.monotonic() + _LOOK
+        self._is_closed = False
         self._lock = threading.Lock()
         self._waiting: set[str] | None = None  #: runs that have not ended; None if it is not known yet which are meant
         self._early: list[RunEvent] = []
@@ -59,6 +74,7 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_closed = True
         self._stream.close()
         self._thread.join()
 
@@ -78,10 +94,14 @@ class Follower:
     def catch_up(self, state_of: Callable[[str], State]) -> None:
         """Count ends that were not heard of, because the broker was started anew meanwhile.
 
+        Asks for one run that has not ended, at most, however many there are.
+
         Args:
             state_of: returns the state of a run.
         """
-        for instance_id in sorted(self._waiting or ()):
+        with self._lock:
+            waiting = sorted(self._waiting or ())
+        for instance_id in waiting:
             if not (state := state_of(instance_id)).is_settled:
                 return  # the ends after this one are looked for when it has ended
             with self._lock:
@@ -89,14 +109,27 @@ class Follower:
 
     def _read(self) -> None:
         try:
-            for event in self._stream:
-                with self._lock:
-                    if self._waiting is None:
-                        self._early.append(event)
-                    else:
-                        self._count(event)
+            while not self._is_closed:
+                event = self._stream.next_event(None if self._state_of is None else _LOOK)
+                if event is not None:
+                    self._take(event)
+                elif self._state_of is None:
+                    return  # the stream has ended
+                if self._state_of is not None and time.monotonic() >= self._look_at:
+                    started = time.monotonic()
+                    self.catch_up(self._state_of)
+                    now = time.monotonic()
+                    self._look_at = now + max(_LOOK, _REST * (now - started))
         except (FuselineError, OSError, ValueError):
-            pass  # closed, or the broker is gone for good, as whoever works for it will find
+            if not self._is_closed:
+                self._on_end()  # the broker is gone for good, as whoever asks it next will be told
+
+    def _take(self, event: RunEvent) -> None:
+        with self._lock:
+            if self._waiting is None:
+                self._early.append(event)
+            else:
+                self._count(event)
 
     def _count(self, event: RunEvent) -> None:
         if self._waiting is None or event.instance_id not in self._waiting:

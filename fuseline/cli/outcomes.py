@@ -80,17 +80,26 @@ class Outcomes:
             self._steps[step.state] += 1
             self._retries += max(0, step.attempts - self._attempts.get(name, 0) - step.restarts - 1)
 
-    def finish(self) -> None:
-        """Print a line about all of it, and what can be done about runs that failed or have not ended."""
+    def finish(self, *, is_left_to_workers: bool = False) -> None:
+        """Print a line about all of it, and what can be done about runs that failed or have not ended.
+
+        Args:
+            is_left_to_workers: whether runs that have not ended go on without this command.
+        """
         sys.stdout.flush()
         record = self._last
         if record is None:
             return
+        if is_left_to_workers and (waiting := self._states[State.PENDING]):
+            goes = "the run goes" if waiting == 1 else f"{waiting:,} runs go"
+            self._say(f"no longer waiting; {goes} on with the workers. Look with: fuseline runs{self._store}")
+            if waiting == self._states.total():
+                return
         retried = f", {self._retries:,} {'retry' if self._retries == 1 else 'retries'}" if self._retries else ""
         seconds = duration(time.monotonic() - self._started)
         if self._several:
             self._say(f"{printable(record.workflow)}: {self._ends()}{retried}, {seconds}")
-            self._show_ways_on()
+            self._show_ways_on(is_left_to_workers)
             return
         done = self._steps[State.SUCCEEDED] + self._steps[State.SKIPPED]
         steps = f"{done} of {plural(self._steps.total(), 'step')}{retried}, {seconds}"
@@ -115,7 +124,7 @@ class Outcomes:
         elif not record.state.is_settled:
             self._say(f"The run stays in the store. Go on with: {resume}")
 
-    def _show_ways_on(self) -> None:
+    def _show_ways_on(self, is_left_to_workers: bool) -> None:
         """Say what can be done about several."""
         failed, waiting = self._states[State.FAILED], self._states[State.PENDING]
         if failed > _SHOWN:
@@ -123,7 +132,7 @@ class Outcomes:
         if failed:
             self._say(f"  list them:   fuseline runs --state failed{self._store}")
             self._say(f"  try again:   fuseline resume RUN {self._target}{self._store}")
-        if waiting:
+        if waiting and not is_left_to_workers:
             command = f"fuseline worker {self._target} --until-done{self._store}"
             self._say(f"What has not ended stays in the store. Go on with: {command}")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from fuseline.broker.local import LocalBroker
+from fuseline.broker.wire import WorkerInfo
 from fuseline.cli.app import Problem
 from fuseline.cli.bar import RunBar
 from fuseline.cli.follow import Follower
@@ -30,13 +31,15 @@ from fuseline.executors.base import usable_cpus
 from fuseline.policies.base import WorkflowPolicy
 from fuseline.records import RunRecord
 from fuseline.schema import WorkflowSchema
+from fuseline.signals import StopSignals
 from fuseline.states import State
+from fuseline.wakeup import Wakeup
 from fuseline.workflow import Workflow
 
 __all__ = ["dispatch_runs", "resume_run", "run_here", "serve_workflows"]
 
-#: Seconds between two looks whether runs that are waited for have ended unheard.
-_LOOK = 30.0
+#: Seconds between two looks whether there still is a worker for the runs that are waited for.
+_LOOK = 3.0
 
 
 def run_here(
@@ -81,7 +84,7 @@ def dispatch_runs(
 
         if wait:
             outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=lines_from is not None)
-            return _wait(broker, outcomes, dispatch)
+            return _wait(broker, outcomes, schema, dispatch)
         ids = dispatch()
     for instance_id in ids:
         click.echo(json.dumps({"run": instance_id, "workflow": workflow.name}) if use_json else instance_id)
@@ -181,7 +184,7 @@ def _work_on(
 
     Runs of others that wait for the same workflow are worked on meanwhile, and left when these have ended.
     """
-    with bar, Follower(broker, bar.show, engine.stop) as follower:
+    with bar, Follower(broker, bar.show, engine.stop, lambda each: broker.record(each).state) as follower:
         ids = dispatch()
         follower.expect(ids, steps_done=steps_done)
         stopped = _work(engine)
@@ -191,23 +194,46 @@ def _work_on(
     return stopped or outcomes.code
 
 
-def _wait(broker: LocalBroker, outcomes: Outcomes, dispatch: Callable[[], list[str]]) -> int:
-    """Wait until others have worked on the runs that ``dispatch`` returns, and print what became of them."""
-    stopped = 0
-    ended = threading.Event()
-    with Follower(broker, lambda steps, runs: None, ended.set) as follower:
-        ids = dispatch()
-        try:
+def _wait(broker: LocalBroker, outcomes: Outcomes, schema: WorkflowSchema, dispatch: Callable[[], list[str]]) -> int:
+    """Wait until others have worked on the runs that ``dispatch`` returns, and print what became of them.
+
+    Ctrl-C and SIGTERM end the waiting. They are heeded between two looks: a call of the broker is not left half done.
+    """
+    wakeup = Wakeup()  # can be set by a handler of signals, which an Event cannot
+    try:
+        follower = Follower(broker, lambda steps, runs: None, wakeup.set, lambda each: broker.record(each).state)
+        with follower, StopSignals(wakeup.set) as signals:
+            ids = dispatch()
             follower.expect(ids)
-            # Not in a call of the broker, which Ctrl-C would leave half done.
-            while not ended.wait(_LOOK):
-                follower.catch_up(lambda instance_id: broker.record(instance_id).state)
-        except KeyboardInterrupt:
-            stopped = 130
+            watch = _WorkerWatch(broker, schema)
+            while not select.select([wakeup.fileno()], [], [], _LOOK)[0]:
+                watch.look()
+    finally:
+        wakeup.close()
     for instance_id in ids:
         outcomes.show(broker.record(instance_id))
-    outcomes.finish()
-    return stopped or outcomes.code
+    outcomes.finish(is_left_to_workers=True)
+    if not signals.count:
+        return outcomes.code
+    return 130 if isinstance(signals.exception(), KeyboardInterrupt) else 143
+
+
+class _WorkerWatch:
+    """Says when the last worker that serves a workflow has gone, and when there is one again."""
+
+    def __init__(self, broker: LocalBroker, schema: WorkflowSchema) -> None:
+        self._broker = broker
+        self._schema = schema
+        self._was_served = bool(_present(broker, schema.workflow_id))
+
+    def look(self) -> None:
+        """Ask the broker; blocks as long as that takes."""
+        is_served = bool(_present(self._broker, self._schema.workflow_id))
+        if is_served != self._was_served:
+            what = "a worker serves" if is_served else "no worker is left that serves"
+            how = "now" if is_served else "; start one, or end the waiting with Ctrl-C"
+            click.echo(f"{what} {self._schema.name!r}{' ' if is_served else ''}{how}.", err=True)
+            self._was_served = is_served
 
 
 class _Ends(WorkflowPolicy):
@@ -269,11 +295,16 @@ def _resume(broker: LocalBroker, record: RunRecord, schema: WorkflowSchema | Non
 
 def _say_who_serves(broker: LocalBroker, name: str, workflow_id: str, arguments: str) -> None:
     """Say how many workers take runs of a workflow, or how to start one."""
-    workers = [worker for worker in broker.status().workers if workflow_id in worker.workflows]
-    present = [worker for worker in workers if not worker.is_missing]
+    present = _present(broker, workflow_id)
     if present:
         pids = ", ".join(str(worker.pid) for worker in present[:5] if worker.pid is not None)
         serve = f"{plural(len(present), 'worker')} {'serves' if len(present) == 1 else 'serve'} {name!r}"
         click.echo(f"{serve} (process {pids})." if pids else f"{serve}.", err=True)
     else:
         click.echo(f"no worker serves {name!r} now. Start one with: fuseline worker {arguments}", err=True)
+
+
+def _present(broker: LocalBroker, workflow_id: str) -> list[WorkerInfo]:
+    """Return the workers that take runs of a workflow."""
+    workers = broker.status().workers
+    return [worker for worker in workers if workflow_id in worker.workflows and not worker.is_missing]

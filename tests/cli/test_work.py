@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -214,15 +215,55 @@ def test_dispatch_may_wait_for_results(start: Start, call: Call) -> None:
     assert (code, out) == (0, '{"x": 4, "twice": 8}\n')
 
 
-def test_waiting_ends_with_ctrl_c_and_the_run_goes_on(start: Start, call: Call) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_waiting_ends_with_a_signal_and_the_run_goes_on(
+    number: signal.Signals, code: int, start: Start, call: Call
+) -> None:
     process = start("dispatch", "pipeline.py:double", "-i", "x=4", "--wait")
     assert process.stderr is not None
     assert "no worker serves" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    code, _, err = end(process)
-    assert code == 130
-    assert "Traceback" not in err
+    process.send_signal(number)
+    ended, out, err = end(process)
+    assert (ended, out) == (code, "")
+    assert err == "no longer waiting; the run goes on with the workers. Look with: fuseline runs\n"
     assert json.loads(call("runs", "--json").out)["state"] == "PENDING"
+
+
+def kill_broker(store: Path) -> None:
+    with LocalBroker(store) as broker:
+        os.kill(broker.pid, signal.SIGKILL)
+
+
+def test_waiting_survives_brokers_that_are_killed(start: Start, store: Path, call: Call) -> None:
+    process = start("dispatch", "pipeline.py:double", "-i", "x=4", "--wait")
+    assert process.stderr is not None
+    assert "no worker serves" in process.stderr.readline()
+    process.send_signal(
+        signal.SIGSTOP
+    )  # so that it cannot hear of the end from the broker that is killed, or a new one
+    kill_broker(store)
+    assert call("worker", "pipeline.py:double", "--until-done").code == 0
+    kill_broker(store)
+    process.send_signal(signal.SIGCONT)
+    code, out, err = end(process)
+    assert (code, out) == (0, '{"x": 4, "twice": 8}\n'), err
+
+
+def test_whoever_waits_is_told_that_the_last_worker_has_gone(start: Start, gate: Gate, call: Call) -> None:
+    worker = start("worker", "pipeline.py:hold", "-p", "1")
+    assert worker.stderr is not None
+    assert "serves hold" in worker.stderr.readline()
+    with LocalBroker(os.environ["FUSELINE_STORE"]) as broker:
+        while not broker.status().workers:
+            pass
+    process = start("dispatch", "pipeline.py:hold", "-i", f"folder={gate._folder}", "--wait")
+    assert process.stderr is not None
+    assert "1 worker serves 'hold'" in process.stderr.readline()
+    gate.wait_entered()
+    worker.send_signal(signal.SIGKILL)
+    assert "no worker is left that serves 'hold'" in process.stderr.readline()
+    call("cancel", json.loads(call("runs", "--json").out)["run"])
+    assert end(process)[0] == 1
 
 
 def test_a_worker_goes_on_until_it_is_stopped(start: Start, call: Call) -> None:
