@@ -14,7 +14,7 @@ import click
 
 from fuseline.broker.local import LocalBroker
 from fuseline.broker.wire import WorkerInfo
-from fuseline.cli.app import Problem
+from fuseline.cli.app import Nonsense, Problem
 from fuseline.cli.bar import RunBar
 from fuseline.cli.follow import Follower
 from fuseline.cli.inputs import read_inputs
@@ -103,12 +103,19 @@ def resume_run(
 ) -> int:
     """Put a run back that has failed, was cancelled or interrupted; with a workflow, work on it, too."""
     if target is None:
-        return _put_back(prefix, changed=changed, store=store)
+        if changed:
+            raise Nonsense("--changed needs the workflow as it is now. Name it: fuseline resume RUN MODULE:WORKFLOW.")
+        return _put_back(prefix, store=store)
     workflow = _find(target, executor)
     schema = workflow.to_schema()
     with open_store(store) as broker:
         instance_id = find_run(broker, prefix)
         record = broker.record(instance_id)
+        if record.workflow_id != schema.workflow_id:
+            raise Nonsense(
+                f"run {instance_id} is one of workflow {record.workflow_id!r}, and {target} is {schema.workflow_id!r}. "
+                "Name the workflow that the run was dispatched for."
+            )
         engine = ProcessEngine(broker, [workflow], processes=processes)
 
         def put_back() -> list[str]:
@@ -263,12 +270,12 @@ class _Ends(WorkflowPolicy):
 # -- without working --------------------------------------------------------------------------------------------------
 
 
-def _put_back(prefix: str, *, changed: bool, store: str | None) -> int:
+def _put_back(prefix: str, *, store: str | None) -> int:
     """Make a run one that waits for a worker again, and say which worker that may be."""
     with open_store(store) as broker:
         instance_id = find_run(broker, prefix)
         record = broker.record(instance_id)
-        _resume(broker, record, None, changed=changed)
+        _resume(broker, record, None, changed=False)
         stands = "waits for a worker again" if record.state.is_settled else f"is {record.state} and needs no resuming"
         click.echo(f"run {instance_id} of workflow {record.workflow!r} {stands}.")
         _say_who_serves(broker, record.workflow, record.workflow_id, "MODULE:WORKFLOW" + store_argument(store))
@@ -285,11 +292,13 @@ def _resume(broker: LocalBroker, record: RunRecord, schema: WorkflowSchema | Non
     if record.state is State.SUCCEEDED:
         raise Problem(f"{run} has succeeded; nothing of it is left to do. Dispatch another one.")
     try:
-        broker.resume(record.instance_id, schema, changed=changed and record.state.is_settled)
+        broker.resume(record.instance_id, schema, changed=changed)
     except WorkflowChangedError as error:
-        how = "Cancel it first, and resume it" if changed else "Go on with the changed one"
+        if changed:  # the run has not ended, and the broker does not give it up: it says why
+            raise
         raise Problem(
-            f"workflow {record.workflow!r} is not what it was when {run} began. {how} with --changed."
+            f"workflow {record.workflow!r} is not what it was when {run} began. Go on with the changed one with "
+            "--changed."
         ) from error
 
 

@@ -238,9 +238,7 @@ def test_waiting_survives_brokers_that_are_killed(start: Start, store: Path, cal
     process = start("dispatch", "pipeline.py:double", "-i", "x=4", "--wait")
     assert process.stderr is not None
     assert "no worker serves" in process.stderr.readline()
-    process.send_signal(
-        signal.SIGSTOP
-    )  # so that it cannot hear of the end from the broker that is killed, or a new one
+    process.send_signal(signal.SIGSTOP)  # so that it cannot hear of the end from any broker
     kill_broker(store)
     assert call("worker", "pipeline.py:double", "--until-done").code == 0
     kill_broker(store)
@@ -318,6 +316,23 @@ def test_a_changed_workflow_is_resumed_only_if_that_is_said(call: Call, project:
     assert f"workflow 'etl' is not what it was when run {run} began. Go on with the changed one with --" in said.err
     said = call("resume", run, "changed.py:etl", "--executor", "inline", "--changed")
     assert (said.code, said.out) == (0, "bad: 3 rows\n")
+
+
+def test_changed_needs_the_workflow(call: Call) -> None:
+    [run] = call("dispatch", "pipeline.py:double", "-i", "x=1").out.split()
+    said = call("resume", run, "--changed")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("fuseline: --changed needs the workflow")
+
+
+@pytest.mark.parametrize("options", [[], ["--changed"]])
+def test_a_run_is_not_resumed_as_one_of_another_workflow(options: list[str], call: Call) -> None:
+    call("run", "pipeline.py:etl", "-i", "path=a", "-i", "title=bad", "--executor", "inline")
+    run = json.loads(call("runs", "--json").out)["run"]
+    said = call("resume", run, "pipeline.py:double", *options)
+    assert (said.code, said.out) == (2, "")
+    assert f"run {run} is one of workflow 'etl', and pipeline.py:double is 'double'. Name the" in said.err
+    assert json.loads(call("runs", "--json").out)["state"] == "FAILED"
 
 
 def test_a_run_that_has_succeeded_is_not_resumed(call: Call) -> None:
