@@ -18,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments, without the name of the program; default is those of this process.
     """
+    from fuseline.cli.streams import open_what_is_closed
+
+    open_what_is_closed()  # before anything else opens a file
     from fuseline.cli.app import run_app
     from fuseline.cli.commands import fuseline_command
 

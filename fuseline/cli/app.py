@@ -47,7 +47,6 @@ def complain(message: str) -> None:
 
 def run_app(app: click.Command, argv: Sequence[str] | None) -> int:
     """Run a command line and return the exit code; print what went wrong."""
-    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be anything
     try:
@@ -71,13 +70,6 @@ def run_app(app: click.Command, argv: Sequence[str] | None) -> int:
     except SystemExit as end:  # by SIGTERM, or by a broken pipe that click has met
         return end.code if isinstance(end.code, int) else 1
     return code if isinstance(code, int) else 0
-
-
-def _open_what_is_closed() -> None:
-    """Give the command streams that swallow everything, where it was started without any."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _usage(error: click.UsageError) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from fuseline.broker.info import run_result
 from fuseline.cli.app import complain
-from fuseline.cli.text import as_json, as_line, plural, printable, short_repr
+from fuseline.cli.text import LONG, as_json, as_line, plural, printable, short_repr
 from fuseline.cli.times import duration
 from fuseline.cli.traces import error_lines, failure_of
 from fuseline.records import RunRecord
@@ -21,6 +20,8 @@ from fuseline.states import State
 
 __all__ = ["Outcomes"]
 
+#: Characters of a result on a terminal; of a file or another program, it gets all.
+_TERMINAL = 2_000
 #: Failed runs whose errors are shown; they are often the same.
 _SHOWN = 3
 
@@ -31,16 +32,27 @@ class Outcomes:
     Args:
         target: ``MODULE:WORKFLOW``, as it was typed.
         store: what to add to a command so that it uses the same store.
+        out: where results go.
         use_json: whether to print a JSON object for each run, in place of its result.
-        several: whether there may be several runs, so that each gets one line, and one without a result an empty line.
+        several: whether there may be several runs, so that each gets one line: in a file, an empty one if it has no
+            result.
         attempts: ``{step: tries}`` before this command, of a run that is resumed.
     """
 
     def __init__(
-        self, target: str, store: str, *, use_json: bool, several: bool, attempts: Mapping[str, int] | None = None
+        self,
+        target: str,
+        store: str,
+        out: TextIO,
+        *,
+        use_json: bool,
+        several: bool,
+        attempts: Mapping[str, int] | None = None,
     ) -> None:
         self._target = target
         self._store = store
+        self._out = out
+        self._is_cut = False
         self._use_json = use_json
         self._several = several
         self._attempts = attempts or {}
@@ -67,11 +79,27 @@ class Outcomes:
                 why = f"{type(error).__name__}: {error}"
                 complain(f"the result of run {record.instance_id} cannot be loaded here ({why}).")
         if self._use_json:
-            _emit(_as_object(record, result, has_result))
+            self._emit(_as_object(record, result, has_result))
         elif has_result:
-            _emit(as_line(result, one_line=self._several))
-        elif self._several:
-            _emit("")
+            self._emit(self._as_text(result))
+        elif self._several and not self._out.isatty():
+            self._emit("")
+
+    def _as_text(self, result: Any) -> str:
+        """Return a result as a program gets it; on a terminal, the beginning of one that would fill it.
+
+        A string is whole there, too: whoever returns one has made it for people.
+        """
+        text = as_line(result, one_line=self._several)
+        if isinstance(result, str) or len(text) <= _TERMINAL or not self._out.isatty():
+            return text
+        self._is_cut = True
+        return short_repr(result, _TERMINAL)
+
+    def _emit(self, line: str) -> None:
+        """Print a line of results: for a program as it is, for a terminal without what that would obey."""
+        line = printable(line) if self._out.isatty() else line
+        click.echo(line, file=self._out, color=True)  # else click would take out colours
 
     def _count(self, record: RunRecord) -> None:
         self._last = record
@@ -86,7 +114,9 @@ class Outcomes:
         Args:
             is_left_to_workers: whether runs that have not ended go on without this command.
         """
-        sys.stdout.flush()
+        self._out.flush()
+        if self._is_cut:
+            self._say("(A long result is cut here; into a file or another program it comes whole.)")
         record = self._last
         if record is None:
             return
@@ -161,9 +191,4 @@ def _as_object(record: RunRecord, result: Any, has_result: bool) -> str:
     try:
         return as_json({**plain, "result": result})
     except (TypeError, ValueError, RecursionError):
-        return json.dumps({**plain, "repr": short_repr(result, 10_000)})
-
-
-def _emit(line: str) -> None:
-    """Print a line of results: for a program as it is, for a terminal without what that would obey."""
-    click.echo(printable(line) if sys.stdout.isatty() else line, color=True)  # else click would take out colours
+        return json.dumps({**plain, "repr": short_repr(result, LONG)})

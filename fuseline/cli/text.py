@@ -7,7 +7,10 @@ import os
 import reprlib
 from typing import Any
 
-__all__ = ["as_json", "as_line", "plural", "printable", "short_repr", "shorten"]
+__all__ = ["LONG", "as_json", "as_line", "plural", "printable", "short_repr", "shorten"]
+
+#: Characters of a ``repr`` that is for a program, or that cannot be had whole.
+LONG = 10_000
 
 
 def printable(text: str) -> str:
@@ -43,12 +46,17 @@ def short_repr(value: Any, length: int = 200) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Return ``value`` as JSON on one line.
+    """Return ``value`` as JSON on one line, of the strict kind, which has no NaN.
 
     Raises:
         TypeError, ValueError, RecursionError: it has no such form.
     """
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError, RecursionError):
+        raise
+    except Exception as error:  # a method of the user's
+        raise TypeError(f"{type(value).__name__} has no form in JSON") from error
 
 
 def as_line(value: Any, *, one_line: bool) -> str:
@@ -62,8 +70,12 @@ def as_line(value: Any, *, one_line: bool) -> str:
     try:
         return as_json(value)
     except (TypeError, ValueError, RecursionError):
+        pass
+    try:
         text = repr(value)
-        return " ".join(text.split("\n")) if one_line else text
+    except Exception:  # a __repr__ of the user's, or an int of more digits than Python writes
+        text = short_repr(value, LONG)
+    return " ".join(text.split("\n")) if one_line else text
 
 
 def plural(count: int, noun: str) -> str:

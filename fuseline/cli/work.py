@@ -20,6 +20,7 @@ from fuseline.cli.follow import Follower
 from fuseline.cli.inputs import read_inputs
 from fuseline.cli.outcomes import Outcomes
 from fuseline.cli.stores import find_run, open_store, store_argument
+from fuseline.cli.streams import stdout_for_results
 from fuseline.cli.text import plural, printable
 from fuseline.cli.times import clock
 from fuseline.cli.workflows import find_workflow
@@ -40,6 +41,8 @@ __all__ = ["dispatch_runs", "resume_run", "run_here", "serve_workflows"]
 
 #: Seconds between two looks whether there still is a worker for the runs that are waited for.
 _LOOK = 3.0
+#: Runs of others that are counted, of each state; each is a record to fetch.
+_COUNTED = 100
 
 
 def run_here(
@@ -53,42 +56,49 @@ def run_here(
     use_json: bool,
 ) -> int:
     """Dispatch runs, work on them until they have ended, and print what became of them."""
-    workflow = _find(target, executor)
-    schema = workflow.to_schema()
-    inputs = read_inputs(workflow, schema, pairs, lines_from)
-    if not inputs:
-        click.echo(f"fuseline: there are no inputs in {lines_from}, so there was nothing to run.", err=True)
-        return 0
-    with open_store(store, make=True) as broker:
-        engine = ProcessEngine(broker, [workflow], processes=processes)  # before anything is dispatched: it may refuse
-        several = lines_from is not None
-        outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=several)
-        bar = RunBar(workflow.name, len(inputs) if several else len(schema.steps), "run" if several else "step")
-        return _work_on(broker, engine, outcomes, bar, lambda: broker.dispatch_many(schema, inputs))
+    with stdout_for_results(alone=use_json) as out:
+        workflow = _find(target, executor)
+        schema = workflow.to_schema()
+        inputs = read_inputs(workflow, schema, pairs, lines_from)
+        if not inputs:
+            click.echo(f"fuseline: there are no inputs in {lines_from}, so there was nothing to run.", err=True)
+            return 0
+        with open_store(store, make=True) as broker:
+            # Before anything is dispatched: it may refuse.
+            engine = ProcessEngine(broker, [workflow], processes=processes)
+            several = lines_from is not None
+            outcomes = Outcomes(target, store_argument(store), out, use_json=use_json, several=several)
+            bar = RunBar(workflow.name, len(inputs) if several else len(schema.steps), "run" if several else "step")
+            _say_what_waits(broker, schema)
+            return _work_on(broker, engine, outcomes, bar, lambda: broker.dispatch_many(schema, inputs))
 
 
 def dispatch_runs(
     target: str, pairs: Sequence[str], lines_from: str | None, *, wait: bool, store: str | None, use_json: bool
 ) -> int:
     """Dispatch runs and print their ids, or wait for them and print what became of them."""
-    workflow = find_workflow(target)
-    schema = workflow.to_schema()
-    inputs = read_inputs(workflow, schema, pairs, lines_from)
-    with open_store(store, make=True) as broker:
+    with stdout_for_results(alone=use_json) as out:
+        workflow = find_workflow(target)
+        schema = workflow.to_schema()
+        inputs = read_inputs(workflow, schema, pairs, lines_from)
+        with open_store(store, make=True) as broker:
 
-        def dispatch() -> list[str]:
-            ids = broker.dispatch_many(schema, inputs)
-            if wait or sys.stderr.isatty():
-                _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
-            return ids
+            def dispatch() -> list[str]:
+                ids = broker.dispatch_many(schema, inputs)
+                if wait or sys.stderr.isatty():
+                    _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
+                return ids
 
-        if wait:
-            outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=lines_from is not None)
-            return _wait(broker, outcomes, schema, dispatch)
-        ids = dispatch()
-    for instance_id in ids:
-        click.echo(json.dumps({"run": instance_id, "workflow": workflow.name}) if use_json else instance_id)
-    return 0
+            if wait:
+                outcomes = Outcomes(
+                    target, store_argument(store), out, use_json=use_json, several=lines_from is not None
+                )
+                return _wait(broker, outcomes, schema, dispatch)
+            ids = dispatch()
+        for instance_id in ids:
+            line = json.dumps({"run": instance_id, "workflow": workflow.name}) if use_json else instance_id
+            click.echo(line, file=out)
+        return 0
 
 
 def resume_run(
@@ -106,27 +116,28 @@ def resume_run(
         if changed:
             raise Nonsense("--changed needs the workflow as it is now. Name it: fuseline resume RUN MODULE:WORKFLOW.")
         return _put_back(prefix, store=store)
-    workflow = _find(target, executor)
-    schema = workflow.to_schema()
-    with open_store(store) as broker:
-        instance_id = find_run(broker, prefix)
-        record = broker.record(instance_id)
-        if record.workflow_id != schema.workflow_id:
-            raise Nonsense(
-                f"run {instance_id} is one of workflow {record.workflow_id!r}, and {target} is {schema.workflow_id!r}. "
-                "Name the workflow that the run was dispatched for."
-            )
-        engine = ProcessEngine(broker, [workflow], processes=processes)
+    with stdout_for_results(alone=use_json) as out:
+        workflow = _find(target, executor)
+        schema = workflow.to_schema()
+        with open_store(store) as broker:
+            instance_id = find_run(broker, prefix)
+            record = broker.record(instance_id)
+            if record.workflow_id != schema.workflow_id:
+                raise Nonsense(
+                    f"run {instance_id} is one of workflow {record.workflow_id!r}, and {target} is "
+                    f"{schema.workflow_id!r}. Name the workflow that the run was dispatched for."
+                )
+            engine = ProcessEngine(broker, [workflow], processes=processes)
 
-        def put_back() -> list[str]:
-            _resume(broker, record, schema, changed=changed)
-            return [instance_id]
+            def put_back() -> list[str]:
+                _resume(broker, record, schema, changed=changed)
+                return [instance_id]
 
-        attempts = {name: step.attempts for name, step in record.steps.items()}
-        outcomes = Outcomes(target, store_argument(store), use_json=use_json, several=False, attempts=attempts)
-        done = sum(step.state in (State.SUCCEEDED, State.SKIPPED) for step in record.steps.values())
-        bar = RunBar(workflow.name, len(schema.steps), "step")
-        return _work_on(broker, engine, outcomes, bar, put_back, steps_done=done)
+            attempts = {name: step.attempts for name, step in record.steps.items()}
+            outcomes = Outcomes(target, store_argument(store), out, use_json=use_json, several=False, attempts=attempts)
+            done = sum(step.state in (State.SUCCEEDED, State.SKIPPED) for step in record.steps.values())
+            bar = RunBar(workflow.name, len(schema.steps), "step")
+            return _work_on(broker, engine, outcomes, bar, put_back, steps_done=done)
 
 
 def serve_workflows(
@@ -300,6 +311,17 @@ def _resume(broker: LocalBroker, record: RunRecord, schema: WorkflowSchema | Non
             f"workflow {record.workflow!r} is not what it was when {run} began. Go on with the changed one with "
             "--changed."
         ) from error
+
+
+def _say_what_waits(broker: LocalBroker, schema: WorkflowSchema) -> None:
+    """Say how many runs of others will be worked on, too."""
+    count = 0
+    for state in (State.PENDING, State.RUNNING):
+        count += len(broker.records(workflow_id=schema.workflow_id, state=state, limit=_COUNTED + 1))
+    if count:
+        number = f"{plural(count, 'earlier run')}" if count <= _COUNTED else f"more than {_COUNTED} earlier runs"
+        waits = "waits in the store and is" if count == 1 else "wait in the store and are"
+        click.echo(f"{number} of {printable(schema.name)!r} {waits} worked on, too.", err=True)
 
 
 def _say_who_serves(broker: LocalBroker, name: str, workflow_id: str, arguments: str) -> None:

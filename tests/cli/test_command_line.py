@@ -151,6 +151,16 @@ def test_output_that_cannot_be_written(redirected: str, code: int, said: str, ca
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("options", ["", "--json"])
+def test_a_run_needs_no_open_streams(redirected: str, options: str, call: Call) -> None:
+    command = f"{sys.executable} -W error -m fuseline.cli run pipeline.py:etl -i path=x -p 1 {options} {redirected}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert ("report: 3 rows" in done.stdout) == (">&-" not in redirected.split())
+    assert ("etl: SUCCEEDED" in done.stderr) == ("2>&-" not in redirected.split())
+
+
 @pytest.mark.parametrize("arguments", [["runs"], ["runs", "--json"], ["run", "pipeline:double", "-i", "x=1"]])
 def test_output_that_nobody_reads_is_no_error(arguments: list[str], call: Call) -> None:
     call("dispatch", "pipeline:double", "-i", "x=1")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +77,22 @@ def test_a_result_cannot_change_the_terminal(call: Call) -> None:
     arguments = ["run", "pipeline.py:etl", "-i", "path=x", "-i", "title=\x1b[31mred", "--executor", "inline"]
     assert call(*arguments).out == "\x1b[31mred: 3 rows\n"  # a file gets it as it is
     assert "\\x1b[31mred: 3 rows\r\n" in on_terminal(80, *arguments)
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_huge_result_is_cut_on_a_terminal_only(call: Call) -> None:
+    arguments = ["run", "pipeline.py:double", "-i", f"x={list(range(2000))}"]
+    assert len(call(*arguments).out) > 10_000
+    got = ESCAPE.sub("", on_terminal(80, *arguments))
+    assert "{'twice': [0, 1, 2," in got or "{'x': [0, 1, 2," in got
+    assert len(got) < 4_000
+    assert "A long result is cut here" in got
+
+
+@pytest.mark.usefixtures("broker")
+def test_runs_without_a_result_leave_no_empty_lines_on_a_terminal(call: Call, project: Path) -> None:
+    (project / "in.jsonl").write_text('{"title": "bad"}\n' * 5)
+    arguments = ["run", "pipeline.py:etl", "-i", "path=x", "--executor", "inline", "--inputs", "in.jsonl"]
+    assert call(*arguments).out == "\n" * 5
+    got = ESCAPE.sub("", on_terminal(80, *arguments, code=1))
+    assert "\n\n" not in got.replace("\r", "")

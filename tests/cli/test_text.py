@@ -29,6 +29,14 @@ class Rude:
         raise KeyError("no")
 
 
+class Odd:
+    def tolist(self) -> Any:
+        raise KeyError("no")
+
+    def __repr__(self) -> str:
+        return "<odd>"
+
+
 def test_what_a_terminal_would_obey_is_shown_as_an_escape() -> None:
     assert printable("a\x1b[31mb\x9bc\u202ed") == "a\\x1b[31mb\\x9bc\\u202ed"
     assert printable("plain\n\tüñí 漢字") == "plain\n\tüñí 漢字"
@@ -66,6 +74,10 @@ def test_a_repr_is_cut_and_its_errors_are_named() -> None:
         (Opaque(), "<opaque thing>"),
         ({1, 2}, "[1, 2]"),
         ("two\nlines", '"two\\nlines"'),
+        ([float("nan")], "[nan]"),
+        (float("inf"), "inf"),
+        pytest.param(10**5000, "(its repr raised ValueError)", id="long"),
+        (Odd(), "<odd>"),
     ],
 )
 def test_a_result_is_a_string_or_json_or_its_repr_on_one_line(value: Any, line: str) -> None:

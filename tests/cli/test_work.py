@@ -119,6 +119,48 @@ def test_a_result_that_json_cannot_hold_is_there_as_its_repr(call: Call) -> None
     assert json.loads(call("run", "odd.py", "--json").out)["repr"] == "1j"
 
 
+LOUD = """
+import os, subprocess
+from fuseline import Step, Workflow
+print("imported")
+class Loud(Step):
+    def run_step(self):
+        print("in the step", flush=True)
+        os.write(1, b"to the descriptor\\n")
+        subprocess.run(["echo", "from a program"], check=True)
+        return float("nan")
+loud = Workflow(outputs=[Loud()], name="loud")
+"""
+
+
+@pytest.mark.parametrize("executor", ["loky", "inline"])
+def test_what_steps_and_modules_print_does_not_get_between_json(executor: str, start: Start) -> None:
+    Path("loud.py").write_text(LOUD)
+    code, out, err = end(start("run", "loud.py", "--json", "--executor", executor, "-p", "1"))
+    assert code == 0
+    found = json.loads(out)  # a single object
+    assert ("result" in found, found["repr"]) == (False, "nan")
+    for text in ("imported\n", "in the step\n", "to the descriptor\n", "from a program\n"):
+        assert text in err
+    code, out, err = end(start("dispatch", "loud.py", "--json"))
+    assert json.loads(out)["workflow"] == "loud"
+    code, out, err = end(start("run", "loud.py", "--executor", executor, "-p", "1"))
+    assert "in the step\n" in out
+    assert "nan\n" in out
+
+
+def test_run_says_that_others_wait_for_the_same_workflow(call: Call) -> None:
+    assert "earlier" not in call("run", "pipeline.py:double", "-i", "x=1").err
+    call("dispatch", "pipeline.py:etl", "-i", "path=p")
+    call("dispatch", "pipeline.py:double", "-i", "x=2")
+    waits, done = call("run", "pipeline.py:double", "-i", "x=3").err.splitlines()
+    assert waits == "1 earlier run of 'double' waits in the store and is worked on, too."
+    call("cancel", json.loads(call("runs", "--workflow", "etl", "--json").out)["run"])
+    file = lines_of("in.jsonl", *({"x": number} for number in range(101)))
+    call("dispatch", "pipeline.py:double", "--inputs", file)
+    assert "more than 100 earlier runs of 'double' wait in the" in call("run", "pipeline.py:double", "-i", "x=3").err
+
+
 def test_run_ends_with_its_own_runs_and_leaves_those_of_others(call: Call, start: Start, gate: Gate) -> None:
     [theirs] = call("dispatch", "pipeline.py:hold", "-i", f"folder={gate._folder}").out.split()
     other = start("worker", "pipeline.py:hold", "-p", "1")
