@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import shutil
@@ -21,7 +22,7 @@ from fuseline.broker.door import knock, runtime_folder
 from fuseline.broker.local import LocalBroker
 from fuseline.broker.store.file import check_file, file_system, read_owner
 from fuseline.cli.consoles import make_console
-from fuseline.cli.stores import store_path
+from fuseline.cli.stores import default_store, store_path
 from fuseline.cli.text import plural, printable
 from fuseline.cli.times import size
 from fuseline.errors import FuselineError
@@ -156,6 +157,9 @@ def _store(path: Path) -> Iterator[Finding]:
     kind = file_system(existing) or "of an unknown kind"
     free = shutil.disk_usage(existing).free
     if not path.exists():
+        if advice := _what_hinders(path, existing):
+            yield Finding(subject="store", text=f"{path} cannot be made", advice=advice)
+            return
         yield Finding(subject="store", text=f"{path} will be made by the first run; {kind}, {size(free)} free")
         return
     try:
@@ -168,6 +172,23 @@ def _store(path: Path) -> Iterator[Finding]:
     runs = bool(door) and _answers(Path(door))
     yield Finding(subject="broker", text=f"process {pid}" if runs else "none runs; a command that needs one starts it")
     yield from _inside(path)
+
+
+def _what_hinders(path: Path, existing: Path) -> str:
+    """Return why a store cannot be made, and what to do about it; nothing if it can.
+
+    Args:
+        existing: the directory above it that is there, the nearest.
+    """
+    if path == default_store():  # whose directory is made with it
+        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+            return ""
+        return f"{existing} is no directory that you may write to. Mend that, or name another store with --store."
+    try:
+        check_file(path)
+    except FuselineError as error:
+        return str(error)
+    return ""
 
 
 def _inside(path: Path) -> Iterator[Finding]:

@@ -6,9 +6,13 @@ other text is JSON if it can be, and is then converted: to a ``float``, a ``date
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import enum
 import json
 import os
 import sys
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +29,14 @@ from fuseline.schema import WorkflowSchema
 from fuseline.workflow import Workflow
 
 __all__ = ["read_inputs"]
+
+#: What is typed for types whose name does not say it.
+_FORMS = {
+    datetime.datetime: "2026-03-01T12:30:00",
+    datetime.date: "2026-03-01",
+    datetime.time: "12:30:00",
+    datetime.timedelta: "90, in seconds, or PT1M30S",
+}
 
 _Annotations = dict[str, Any]  #: {name of an input: the annotation of the first parameter that takes it}
 
@@ -77,10 +89,14 @@ def _check(schema: WorkflowSchema, names: Iterable[str], where: str) -> None:
 
 
 def _from_pairs(pairs: Iterable[str], annotations: _Annotations) -> Iterator[tuple[str, Any]]:
+    seen: set[str] = set()
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise Nonsense(f"-i {pair!r} is no input. Write -i NAME=VALUE.")
+        if name in seen:
+            raise Nonsense(f"-i {name} is given twice. Give it once; for many runs, use --inputs.")
+        seen.add(name)
         yield name, _from_text(text, name, annotations)
 
 
@@ -88,6 +104,7 @@ def _read_lines(source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield number, counted from 1, and object of each line that is not empty."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).expanduser().read_text("utf-8")
+        text = text.removeprefix("\ufeff")  # the mark that some programs put in front
     except (OSError, UnicodeDecodeError) as error:
         raise Nonsense(f"{_name(source)} cannot be read: {error}. Name a file with JSON on each line.") from error
     for number, line in enumerate(text.split("\n"), 1):
@@ -176,16 +193,81 @@ def _fit(value: Any, name: str, annotations: _Annotations, where: str) -> Any:
 
 
 def _misfit(name: str, value: Any, annotation: Any, problem: str) -> str:
-    where = f" ({problem})" if " - at " in problem else ""  # of something within a list, say
+    where = f" ({problem})" if " - at " in problem or "field" in problem else ""  # of something within a list, say
     return (
-        f"the input {name!r} takes {_type_name(annotation)}, which {short_repr(value, 60)} is not{where}. "
-        "Give another value; nothing was run."
+        f"the input {name!r} takes {_type_name(annotation)}{_form(annotation)}, which {short_repr(value, 60)} is "
+        f"not{where}. Give another value; nothing was run."
     )
 
 
 def _type_name(annotation: Any) -> str:
     name = annotation.__qualname__ if isinstance(annotation, type) and not typing.get_args(annotation) else ""
     return name or str(annotation).replace("typing.", "")
+
+
+def _form(annotation: Any) -> str:
+    """Return what a value of a type looks like, where its name does not say it."""
+    for kind in _alternatives(annotation):
+        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+            members = list(kind)
+            shown = ", ".join(short_repr(member.value, 40) for member in members[:20])
+            return f" (one of {shown}{', …' if len(members) > 20 else ''})"
+        if kind in _FORMS:
+            return f" (such as {_FORMS[kind]})"
+    return ""
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that ``annotation`` leaves open; of most there is one."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return tuple(each for part in typing.get_args(annotation) for each in _alternatives(part))
+    return (annotation,)
+
+
+def _refuse_unknown_fields(value: Any, annotation: Any) -> None:
+    """Make sure that objects have no fields but those of the dataclasses that they are for.
+
+    Raises:
+        ValueError: one has.
+    """
+    classes = [kind for kind in _alternatives(annotation) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    if isinstance(value, dict) and len(classes) == 1 and len(_alternatives(annotation)) <= 2:
+        names = [field.name for field in dataclasses.fields(classes[0]) if field.init]
+        if unknown := [name for name in value if name not in names]:
+            raise ValueError(f"it has no field {unknown[0]!r}; its fields are {', '.join(names)}")
+        hints = _hints(classes[0])
+        for name, each in value.items():
+            _refuse_unknown_fields(each, hints.get(name, Any))
+        return
+    for kind in _alternatives(annotation):
+        arguments = typing.get_args(kind)
+        if isinstance(value, list) and len(arguments) == 1:
+            for each in value:
+                _refuse_unknown_fields(each, arguments[0])
+        elif isinstance(value, dict) and len(arguments) == 2:
+            for each in value.values():
+                _refuse_unknown_fields(each, arguments[1])
+
+
+def _hints(kind: type) -> Mapping[str, Any]:
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except Exception:  # it may name what only type checkers import
+        return {}
+
+
+def _from_iso(value: Any, annotation: Any) -> Any:
+    """Return a date or a time from a text that Python knows as one, anything else as it is."""
+    if isinstance(value, str):
+        for kind in _alternatives(annotation):
+            if kind in (datetime.datetime, datetime.date, datetime.time):
+                try:
+                    return kind.fromisoformat(value)
+                except ValueError:
+                    pass
+    return value
 
 
 def _convert(value: Any, annotation: Any) -> Any:
@@ -196,6 +278,8 @@ def _convert(value: Any, annotation: Any) -> Any:
     """
     if annotation is Any:
         return value
+    value = _from_iso(value, annotation)
+    _refuse_unknown_fields(value, annotation)
     try:
         return msgspec.convert(value, annotation, strict=False, dec_hook=_make)
     except _Foreign:

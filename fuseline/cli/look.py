@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fuseline.broker.info import run_result
 from fuseline.broker.local import LocalBroker
+from fuseline.broker.wire import BrokerStatus
 from fuseline.cli.app import Problem
 from fuseline.cli.consoles import make_console
 from fuseline.cli.stores import find_run, open_store, store_path
@@ -38,7 +39,8 @@ def list_runs(*, state: str | None, workflow: str | None, count: int, store: str
         return 0
     with open_store(store) as broker:
         records = _newest(broker, state, workflow, count)
-        total = sum(broker.status().counts.values())
+        status = broker.status()
+    total = sum(status.counts.values())
     if use_json:
         for record in records:
             click.echo(json.dumps(_run_as_data(record)))
@@ -46,7 +48,7 @@ def list_runs(*, state: str | None, workflow: str | None, count: int, store: str
     if not records:
         click.echo("there are no such runs." if state or workflow else "there are no runs.", err=True)
         return 0
-    _print_table(_run_columns(records, time.time()))
+    _print_table(_run_columns(records, time.time(), _served(status)))
     if len(records) == count < total and not (state or workflow):
         click.echo(f"({count:,} of {plural(total, 'run')}; -n shows more)", err=True)
     return 0
@@ -56,6 +58,7 @@ def show_run(prefix: str, *, store: str | None, use_json: bool) -> int:
     """Print how a run and its steps stand."""
     with open_store(store) as broker:
         record = broker.record(find_run(broker, prefix))
+        served = _served(broker.status())
     succeeded = record.state is State.SUCCEEDED
     result = _loaded(partial(run_result, record), plain=use_json) if succeeded else None
     inputs = {name: _loaded(partial(decode, value), plain=use_json) for name, value in record.inputs.items()}
@@ -66,7 +69,7 @@ def show_run(prefix: str, *, store: str | None, use_json: bool) -> int:
     console = make_console()
     now = time.time()
     console.print(Text.assemble("run ", (record.instance_id, "bold"), " of workflow ", printable(record.workflow)))
-    for label, value in _facts(record, inputs, result, now):
+    for label, value in _facts(record, inputs, result, now, served):
         style = STATE_STYLES.get(value.split(" ")[0], "") if label == "state" else ""
         console.print(Text.assemble((f"  {label:<9}", "dim"), (value, style)))
     console.print()
@@ -121,17 +124,17 @@ def _print_table(columns: Sequence[Column]) -> None:
 
 
 def _state_column(states: Sequence[str]) -> Column:
-    return Column(title="state", cells=states, style=lambda cell: STATE_STYLES.get(cell, ""))
+    return Column(title="state", cells=states, style=lambda cell: STATE_STYLES.get(cell.split(" ")[0], ""))
 
 
-def _run_columns(records: Sequence[RunRecord], now: float) -> list[Column]:
+def _run_columns(records: Sequence[RunRecord], now: float, served: Set[str]) -> list[Column]:
     return [
         Column(title="run", cells=[record.instance_id for record in records]),
         Column(title="workflow", cells=[record.workflow for record in records], least=8, rank=1),
-        _state_column([record.state.value for record in records]),
+        _state_column([_state(record, served) for record in records]),
         Column(title="steps", cells=[_steps(record) for record in records], rank=3, right=True),
         Column(title="created", cells=[ago(record.created, now) for record in records], rank=2, right=True),
-        Column(title="took", cells=[_took(record, now) for record in records], rank=4, right=True),
+        Column(title="took", cells=[_run_took(record, now, served) for record in records], rank=4, right=True),
         Column(title="reason", cells=[reason_of(record) for record in records], least=16, rank=5),
     ]
 
@@ -171,6 +174,28 @@ def _steps(record: RunRecord) -> str:
     return f"{done}/{len(record.steps)}"
 
 
+def _served(status: BrokerStatus) -> Set[str]:
+    """Return the ids of the workflows that somebody works on."""
+    return {name for worker in status.workers if not worker.is_missing for name in worker.workflows}
+
+
+def _state(record: RunRecord, served: Set[str]) -> str:
+    """Return the state of a run, with a word about one that was left in the middle."""
+    return f"{record.state.value} (no worker)" if _is_left(record, served) else record.state.value
+
+
+def _is_left(record: RunRecord, served: Set[str]) -> bool:
+    return record.state is State.RUNNING and record.workflow_id not in served
+
+
+def _run_took(record: RunRecord, now: float, served: Set[str]) -> str:
+    """Return how long a run took so far; the time of one that was left stands still."""
+    steps = record.steps.values()
+    if _is_left(record, served) and not any(step.state is State.RUNNING for step in steps):
+        now = max((step.finished for step in steps if step.finished is not None), default=record.started or now)
+    return _took(record, now)
+
+
 def _took(what: RunRecord | StepRecord, now: float) -> str:
     """Return how long a run, or the last attempt of a step, took so far."""
     seconds = _seconds(what, now)
@@ -193,13 +218,15 @@ def _why(step: StepRecord, now: float) -> str:
     return error
 
 
-def _facts(record: RunRecord, inputs: Mapping[str, str], result: str | None, now: float) -> list[tuple[str, str]]:
+def _facts(
+    record: RunRecord, inputs: Mapping[str, str], result: str | None, now: float, served: Set[str]
+) -> list[tuple[str, str]]:
     """Return labels and texts of what is known of a run."""
-    facts = [("state", record.state.value + (" (its end was asked for)" if _is_stopping(record) else ""))]
+    facts = [("state", _state(record, served) + (" (its end was asked for)" if _is_stopping(record) else ""))]
     if record.workflow_id != record.workflow:
         facts.append(("id", printable(record.workflow_id)))
     facts.append(("created", f"{clock(record.created)} ({ago(record.created, now)})"))
-    if took := _took(record, now):
+    if took := _run_took(record, now, served):
         facts.append(("took", took))
     label = "inputs"
     for name, value in inputs.items():

@@ -8,7 +8,8 @@ import select
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import click
 
@@ -19,11 +20,11 @@ from fuseline.cli.bar import RunBar
 from fuseline.cli.follow import Follower
 from fuseline.cli.inputs import read_inputs
 from fuseline.cli.outcomes import Outcomes
-from fuseline.cli.stores import find_run, open_store, store_argument
+from fuseline.cli.stores import find_run, open_store, prepare_folder, store_argument, store_path
 from fuseline.cli.streams import stdout_for_results
 from fuseline.cli.text import plural, printable
 from fuseline.cli.times import clock
-from fuseline.cli.workflows import find_workflow
+from fuseline.cli.workflows import find_workflow, find_workflows
 from fuseline.context import current_run
 from fuseline.engines import ProcessEngine
 from fuseline.errors import WorkflowChangedError
@@ -150,21 +151,48 @@ def serve_workflows(
     verbose: bool,
 ) -> int:
     """Work on all runs of some workflows, until stopped or until there are none left."""
-    workflows = [_find(target, executor) for target in targets]
-    with open_store(store, make=True) as broker:
+    workflows = [_set(workflow, executor) for target in targets for workflow in find_workflows(target)]
+    names = ", ".join(workflow.name for workflow in workflows)
+    count = plural(processes or usable_cpus(), "step")
+    until = "until no run is left" if until_done else "until Ctrl-C"
+
+    def say_ready() -> None:
+        click.echo(
+            f"worker {os.getpid()} serves {printable(names)}, {count} at a time, {until}; the store is {path}.",
+            err=True,
+        )
+
+    path = store_path(store)
+    prepare_folder(path)
+    with _Reception(path, len(workflows), say_ready) as broker:
         engine = ProcessEngine(broker, workflows, processes=processes)
         ends = _Ends(verbose=verbose)
         engine.observe(ends)
-        names = ", ".join(workflow.name for workflow in workflows)
-        count = plural(processes or usable_cpus(), "step")
-        until = "until no run is left" if until_done else "until Ctrl-C"
-        click.echo(
-            f"worker {os.getpid()} serves {printable(names)}, {count} at a time, {until}; the store is {broker.path}.",
-            err=True,
-        )
         stopped = _work(engine, block=not until_done)
         click.echo(f"worker {os.getpid()} has stopped: {ends}.", err=True)
     return stopped or (1 if ends.failed else 0)
+
+
+class _Reception(LocalBroker):
+    """A broker that says when its workers have been accepted.
+
+    Args:
+        count: of the workflows that they serve.
+        on_ready: called once, when they serve all of these.
+    """
+
+    def __init__(self, path: Path, count: int, on_ready: Callable[[], None]) -> None:
+        super().__init__(path)
+        self._missing = count
+        self._on_ready = on_ready
+
+    def register_worker(self, schemas: Iterable[WorkflowSchema]) -> str:
+        known = list(schemas)
+        worker_id = super().register_worker(known)
+        self._missing -= len(known)
+        if not self._missing:
+            self._on_ready()
+        return worker_id
 
 
 # -- working ----------------------------------------------------------------------------------------------------------
@@ -172,7 +200,10 @@ def serve_workflows(
 
 def _find(target: str, executor: str | None) -> Workflow:
     """Return a workflow; an executor that was asked for goes before the one it names."""
-    workflow = find_workflow(target)
+    return _set(find_workflow(target), executor)
+
+
+def _set(workflow: Workflow, executor: str | None) -> Workflow:
     if executor is not None:
         workflow.check_policies(executor_class(executor))
         workflow.executor = executor

@@ -20,7 +20,7 @@ from typing import Any
 from fuseline.cli.app import Nonsense
 from fuseline.workflow import Workflow
 
-__all__ = ["find_workflow"]
+__all__ = ["find_workflow", "find_workflows"]
 
 
 def find_workflow(target: str) -> Workflow:
@@ -30,7 +30,7 @@ def find_workflow(target: str) -> Workflow:
         Nonsense: there is no such module or workflow, or the module cannot be imported.
     """
     place, name = _split(target)
-    module = _import_path(place) if _is_path(place) else _import_name(place)
+    module = _import_place(place)
     if not name:
         return _only_workflow(module, place)
     try:
@@ -42,6 +42,23 @@ def find_workflow(target: str) -> Workflow:
     if callable(found) and not isinstance(found, type):
         return _call(found, place, name)
     raise Nonsense(f"{place}:{name} is no workflow, but of type {type(found).__name__}; {_list(module)}.")
+
+
+def find_workflows(target: str) -> list[Workflow]:
+    """Return the workflow that ``target`` names, or all of a module if it names none.
+
+    Raises:
+        Nonsense: there is no such module or workflow, or the module cannot be imported.
+    """
+    place, name = _split(target)
+    if name or not (found := _candidates(_import_place(place))):
+        return [find_workflow(target)]
+    workflows: dict[tuple[str, str], Workflow] = {}  # a function may make one that is there, too
+    for each, value in found.items():
+        workflow = value if isinstance(value, Workflow) else _call(value, place, each)
+        schema = workflow.to_schema()
+        workflows.setdefault((schema.workflow_id, schema.fingerprint), workflow)
+    return list(workflows.values())
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -57,6 +74,10 @@ def _split(target: str) -> tuple[str, str]:
 
 def _is_path(place: str) -> bool:
     return place.endswith(".py") or "/" in place
+
+
+def _import_place(place: str) -> ModuleType:
+    return _import_path(place) if _is_path(place) else _import_name(place)
 
 
 def _import_path(place: str) -> ModuleType:

@@ -118,6 +118,27 @@ def test_doctor_says_what_is_wrong_with_a_bad_store(call: Call, store: Path) -> 
     assert store.read_text() == "not a store at all"
 
 
+def test_doctor_finds_that_a_store_cannot_be_made(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for place in ("nowhere/runs.db", "file/runs.db"):
+        ran = call("run", "pipeline.py:double", "-i", "x=1", "--store", str(tmp_path / place))
+        said = call("doctor", "--store", str(tmp_path / place))
+        assert (ran.code, said.code) == (1, 1)
+        assert f"✗ store        {tmp_path / place} cannot be made" in said.out
+        assert "irectory" in " ".join(said.out.split("cannot be made", 1)[1].split())
+    monkeypatch.delenv("FUSELINE_STORE")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "new" / "state"))
+    assert call("doctor").code == 0  # that directory is made with the store
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    said = call("doctor")
+    assert said.code == 1
+    assert "is no directory that you may write to" in said.out
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("closed"))
+    said = call("doctor", "--store", str(tmp_path / "closed" / "runs.db"))
+    assert (said.code, "cannot be written" in said.out) == (1, True)
+
+
 def test_doctor_says_when_too_few_files_may_be_open(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (16, 16))
     said = call("doctor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import io
 import sys
 import typing
@@ -22,6 +23,17 @@ from fuseline.cli.inputs import read_inputs
 class Point:
     x: int
     y: float = 0.0
+
+
+@dataclass
+class Line:
+    start: Point
+    more: list[Point]
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
 
 
 class Unheard:
@@ -63,6 +75,11 @@ def read(annotation: Any, *pairs: str, lines_from: str | None = None) -> list[di
         (Path, "/tmp/x", Path("/tmp/x")),
         (Path, "3", Path("3")),
         (datetime.date, "2026-03-01", datetime.date(2026, 3, 1)),
+        (datetime.datetime, "2026-03-01 12:30", datetime.datetime(2026, 3, 1, 12, 30)),
+        (datetime.datetime, "2026-03-01", datetime.datetime(2026, 3, 1)),
+        (datetime.datetime | None, "2026-03-01T12", datetime.datetime(2026, 3, 1, 12)),
+        (datetime.date, "2026-W09-7", datetime.date(2026, 3, 1)),
+        (Color, "red", Color.RED),
         (Literal["a", "b"], "a", "a"),
         (Point, '{"x": 1}', Point(1)),
         (Positive, "3", 3),
@@ -91,6 +108,16 @@ def test_a_text_becomes_what_the_annotation_says(annotation: Any, text: str, val
         (Point, '{"y": 1}', "Point"),
         (Literal["a", "b"], "c", "Literal['a', 'b']"),
         (bool, "perhaps", "bool"),
+        (Color, "green", "Color (one of 'red', 'blue')"),
+        (Color | None, "green", "(one of 'red', 'blue')"),
+        (datetime.datetime, "noon", "datetime (such as 2026-03-01T12:30:00)"),
+        (datetime.date, "noon", "date (such as 2026-03-01)"),
+        (Point, '{"y": 1}', "missing required field `x`"),
+        (Point, '{"x": 1, "z": 1}', "it has no field 'z'; its fields are x, y"),
+        (Point | None, '{"x": 1, "z": 1}', "it has no field 'z'; its fields are x, y"),
+        (list[Point], '[{"x": 1, "z": 1}]', "it has no field 'z'; its fields are x, y"),
+        (dict[str, Point], '{"a": {"x": 1, "z": 1}}', "it has no field 'z'; its fields are x, y"),
+        (Line, '{"start": {"x": 1}, "more": [{"z": 1}]}', "it has no field 'z'; its fields are x, y"),
         (Positive, "-1", "int"),
     ],
 )
@@ -134,6 +161,7 @@ def test_the_first_annotated_step_that_takes_an_input_decides() -> None:
         (["x=1", "z=1"], "workflow 'taking' has no input 'z'. It can take: x."),
         (["x"], "-i 'x' is no input. Write -i NAME=VALUE."),
         (["=1"], "-i '=1' is no input"),
+        (["x=1", "x=2"], "-i x is given twice"),
     ],
 )
 def test_missing_and_unknown_inputs_are_named(pairs: list[str], complaint: str) -> None:
@@ -149,6 +177,14 @@ def test_a_file_has_the_inputs_of_one_run_on_each_line(tmp_path: Path) -> None:
     file = tmp_path / "inputs.jsonl"
     file.write_text('{"x": 1}\n\n{"x": "2"}\r\n   \n{}')
     assert read(int, "x=7", lines_from=str(file)) == [{"x": 1}, {"x": 2}, {"x": 7}]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "inputs.jsonl"
+    file.write_text('{"x": 1}\n', "utf-8-sig")
+    assert read(int, lines_from=str(file)) == [{"x": 1}]
+    monkeypatch.setattr(sys, "stdin", io.StringIO('\ufeff{"x": 1}'))
+    assert read(int, lines_from="-") == [{"x": 1}]
 
 
 def test_a_file_without_lines_gives_no_runs(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fuseline import ProcessEngine, Step, Workflow
 from fuseline.broker.local import LocalBroker
+from fuseline.cli.look import _run_took
 from fuseline.cli.workflows import find_workflow
 from fuseline.policies import RetryPolicy
+from fuseline.states import State
 
 Call = Callable[..., Any]
 
@@ -44,6 +47,16 @@ def test_runs_are_listed_the_newest_first(call: Call, runs: dict[str, str]) -> N
         ["etl", "SUCCEEDED", "2/2"],
     ]
     assert "Report: ValueError: a bad title [bold]" in rows[1]
+
+
+def test_the_time_of_a_run_that_was_left_stands_still(runs: dict[str, str], broker: LocalBroker) -> None:
+    record = broker.record(runs["waits"])
+    done = msgspec.structs.replace(record.steps["Load"], state=State.SUCCEEDED, started=100.0, finished=103.0)
+    steps = {**record.steps, "Load": done}
+    record = msgspec.structs.replace(record, state=State.RUNNING, started=100.0, steps=steps)
+    assert (_run_took(record, 500.0, set()), _run_took(record, 500.0, {"etl"})) == ("3.0 s", "6 min 40 s")
+    steps["Report"] = msgspec.structs.replace(record.steps["Report"], state=State.RUNNING)
+    assert _run_took(record, 500.0, set()) == "6 min 40 s"
 
 
 def test_runs_can_be_chosen(call: Call, runs: dict[str, str]) -> None:

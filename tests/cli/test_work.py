@@ -153,7 +153,7 @@ def test_run_says_that_others_wait_for_the_same_workflow(call: Call) -> None:
     assert "earlier" not in call("run", "pipeline.py:double", "-i", "x=1").err
     call("dispatch", "pipeline.py:etl", "-i", "path=p")
     call("dispatch", "pipeline.py:double", "-i", "x=2")
-    waits, done = call("run", "pipeline.py:double", "-i", "x=3").err.splitlines()
+    waits, _ = call("run", "pipeline.py:double", "-i", "x=3").err.splitlines()
     assert waits == "1 earlier run of 'double' waits in the store and is worked on, too."
     call("cancel", json.loads(call("runs", "--workflow", "etl", "--json").out)["run"])
     file = lines_of("in.jsonl", *({"x": number} for number in range(101)))
@@ -216,6 +216,9 @@ def test_a_run_that_was_killed_can_be_resumed(start: Start, gate: Gate, call: Ca
     code, out, err = end(process)
     assert (code, out) == (130, "")
     assert "hold: interrupted, 0 of 1 step, " in err
+    for arguments in (["runs"], ["show", json.loads(call("runs", "--json").out)["run"]]):
+        said = call(*arguments).out
+        assert "RUNNING (no worker)" in said
     command = err.split("Go on with: fuseline ")[1].split()
     assert command[0] == "resume"
     again = start(*command, "-p", "1")
@@ -244,6 +247,25 @@ def test_dispatch_prints_ids_and_a_worker_does_the_work(call: Call) -> None:
     assert failed.endswith(f"run {more} of etl: FAILED")
     assert "4 runs ended here (3 succeeded, 1 failed)" in last
     assert json.loads(call("show", ids[1], "--json").out)["state"] == "SUCCEEDED"
+
+
+def test_a_worker_without_a_name_serves_all_workflows_of_a_file(call: Call) -> None:
+    call("dispatch", "pipeline.py:double", "-i", "x=1")
+    call("dispatch", "pipeline.py:etl", "-i", "path=p")
+    said = call("worker", "pipeline.py", "--until-done", "--executor", "inline")
+    assert said.code == 0
+    assert "serves etl, double, hold, " in said.err
+    assert "2 runs ended here (2 succeeded)" in said.err
+
+
+def test_a_worker_that_is_refused_does_not_say_that_it_serves(call: Call, project: Path) -> None:
+    call("dispatch", "pipeline.py:etl", "-i", "path=p")
+    source = (project / "pipeline.py").read_text()
+    (project / "changed.py").write_text(source.replace("Report()\n", "Report(policies=[RetryPolicy(1)])\n", 1))
+    said = call("worker", "changed.py:etl", "--until-done", "--executor", "inline")
+    assert (said.code, said.err.count("\n")) == (1, 1), said.err
+    assert "serves" not in said.err
+    assert "is already known to this broker" in said.err
 
 
 def test_dispatch_may_wait_for_results(start: Start, call: Call) -> None:
