@@ -15,6 +15,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ from fuseline.errors import UnboundParameterError, UnknownInputError
 from fuseline.schema import WorkflowSchema
 from fuseline.workflow import Workflow
 
-__all__ = ["read_inputs"]
+__all__ = ["Inputs", "read_inputs"]
 
 #: What is typed for types whose name does not say it.
 _FORMS = {
@@ -41,9 +42,15 @@ _FORMS = {
 _Annotations = dict[str, Any]  #: {name of an input: the annotation of the first parameter that takes it}
 
 
-def read_inputs(
-    workflow: Workflow, schema: WorkflowSchema, pairs: Sequence[str], lines_from: str | None
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a command line gives to runs."""
+
+    runs: list[dict[str, Any]]  #: the inputs of each
+    places: list[str]  #: where those of each were found: ``"line 3 of runs.jsonl"``; empty if on the command line
+
+
+def read_inputs(workflow: Workflow, schema: WorkflowSchema, pairs: Sequence[str], lines_from: str | None) -> Inputs:
     """Return the inputs of each run that a command line asks for.
 
     Args:
@@ -58,17 +65,20 @@ def read_inputs(
     common = dict(_from_pairs(pairs, annotations))
     if lines_from is None:
         _check(schema, common, "")
-        return [common]
-    runs = []
+        return Inputs(runs=[common], places=[""])
+    runs: list[dict[str, Any]] = []
+    places = []
     checked: set[frozenset[str]] = set()
     for number, given in _read_lines(lines_from):
-        where = f"line {number} of {_name(lines_from)}: "
+        place = f"line {number} of {_name(lines_from)}"
+        where = f"{place}: "
         inputs = {**common, **{name: _fit(value, name, annotations, where) for name, value in given.items()}}
         if (names := frozenset(inputs)) not in checked:
             _check(schema, names, where)
             checked.add(names)
         runs.append(inputs)
-    return runs
+        places.append(place)
+    return Inputs(runs=runs, places=places)
 
 
 def _check(schema: WorkflowSchema, names: Iterable[str], where: str) -> None:

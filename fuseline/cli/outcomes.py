@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import click
@@ -36,6 +36,7 @@ class Outcomes:
         use_json: whether to print a JSON object for each run, in place of its result.
         several: whether there may be several runs, so that each gets one line: in a file, an empty one if it has no
             result.
+        places: where the inputs of each run were found, ``"line 3 of runs.jsonl"``; empty if that need not be said.
         attempts: ``{step: tries}`` before this command, of a run that is resumed.
     """
 
@@ -48,6 +49,7 @@ class Outcomes:
         use_json: bool,
         several: bool,
         attempts: Mapping[str, int] | None = None,
+        places: Sequence[str] = ("",),
     ) -> None:
         self._target = target
         self._store = store
@@ -56,6 +58,7 @@ class Outcomes:
         self._use_json = use_json
         self._several = several
         self._attempts = attempts or {}
+        self._places = iter(places)
         self._started = time.monotonic()
         self._states: Counter[State] = Counter()
         self._steps: Counter[State] = Counter()
@@ -66,8 +69,9 @@ class Outcomes:
     def show(self, record: RunRecord) -> None:
         """Print one run."""
         self._count(record)
+        place = next(self._places, "")
         if record.state is State.FAILED and self._states[State.FAILED] <= _SHOWN:
-            _show_failure(record)
+            _show_failure(record, place)
         result: Any = None
         has_result = record.state is State.SUCCEEDED
         if has_result:
@@ -175,8 +179,9 @@ class Outcomes:
         return 0 if self._states[State.SUCCEEDED] - self._unloadable == self._states.total() else 1
 
 
-def _show_failure(record: RunRecord) -> None:
-    click.echo(f"run {record.instance_id} of workflow {record.workflow!r} failed:", err=True)
+def _show_failure(record: RunRecord, place: str) -> None:
+    where = f", {printable(place)}," if place else ""
+    click.echo(f"run {record.instance_id} of workflow {record.workflow!r}{where} failed:", err=True)
     for line in error_lines(record, record.failed[0]):
         click.echo(f"  {line}", err=True)
 

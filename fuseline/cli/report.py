@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fuseline.cli.hostile import BadRun
+from fuseline.cli.text import plural
 from fuseline.messages import RunInfo
 
 __all__ = ["Inputs", "Result", "Way", "show_bad_runs", "show_good_runs", "show_modules", "show_plan", "show_times"]
@@ -43,9 +44,9 @@ class Way:
 
 def show_plan(root: Path, sizes: Sequence[int], processes: int, bad_steps: int) -> None:
     """Print what is going to happen."""
-    among = f", and {bad_steps} bad steps among them" if bad_steps else ""
+    among = f", and {plural(bad_steps, 'bad step')} among them" if bad_steps else ""
     print(f"\nPython source below {root}")
-    print(f"  {len(sizes):,} files, {sum(sizes) / 1e6:,.1f} MB: {5 * len(sizes):,} steps{among}")
+    print(f"  {plural(len(sizes), 'file')}, {sum(sizes) / 1e6:,.1f} MB: {5 * len(sizes):,} steps{among}")
     print(f"  on {_processes(processes)} of Python {platform.python_version()}, and in a plain loop, by turns")
     sys.stdout.flush()
 
@@ -62,7 +63,7 @@ def show_modules(results: Sequence[Result]) -> None:
         )
     print("  " + "-" * 77)
     sums = (f"{sum(each[name] for each in results):,}" for name in ("lines", "functions", "complexity"))
-    print("  {:<31}{:>8}{:>11}{:>12}".format(f"all {len(results):,} files", *sums))
+    print("  {:<31}{:>8}{:>11}{:>12}".format(f"all {plural(len(results), 'file')}", *sums))
     print("  (complexity: McCabe's, summed over all functions; longest: function, in lines;")
     print("  ratio: of the source to what zlib makes of it)")
     invalid = [each["module"] for each in results if "problem" in each]
@@ -93,9 +94,9 @@ def show_good_runs(done: Way, count: int) -> bool:
     """Print whether all good runs succeeded, and return it."""
     print()
     if not done.failures:
-        _say(f"All {count:,} good runs succeeded.")
+        _say(f"All {plural(count, 'good run')} succeeded." if count != 1 else "The good run succeeded.")
         return True
-    _say(f"{len(done.failures):,} of {count:,} good runs failed:")
+    _say(f"{len(done.failures):,} of {plural(count, 'good run')} failed:")
     for reason in done.failures[:3]:
         _say(reason, indent=2)
     return False

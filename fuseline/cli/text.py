@@ -7,7 +7,7 @@ import os
 import reprlib
 from typing import Any
 
-__all__ = ["LONG", "as_json", "as_line", "plural", "printable", "short_repr", "shorten"]
+__all__ = ["LONG", "a", "as_json", "as_line", "plural", "printable", "short_repr", "shorten"]
 
 #: Characters of a ``repr`` that is for a program, or that cannot be had whole.
 LONG = 10_000
@@ -82,6 +82,11 @@ def plural(count: int, noun: str) -> str:
     """Return ``"1 run"``, ``"2 runs"``, ``"2,000 runs"``."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{ending}"
+
+
+def a(noun: str) -> str:
+    """Return ``"a float"``, ``"an int"``."""
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
 def _plain(value: Any) -> Any:

@@ -61,17 +61,21 @@ def run_here(
         workflow = _find(target, executor)
         schema = workflow.to_schema()
         inputs = read_inputs(workflow, schema, pairs, lines_from)
-        if not inputs:
+        if not inputs.runs:
             click.echo(f"fuseline: there are no inputs in {lines_from}, so there was nothing to run.", err=True)
             return 0
         with open_store(store, make=True) as broker:
             # Before anything is dispatched: it may refuse.
             engine = ProcessEngine(broker, [workflow], processes=processes)
             several = lines_from is not None
-            outcomes = Outcomes(target, store_argument(store), out, use_json=use_json, several=several)
-            bar = RunBar(workflow.name, len(inputs) if several else len(schema.steps), "run" if several else "step")
+            outcomes = Outcomes(
+                target, store_argument(store), out, use_json=use_json, several=several, places=inputs.places
+            )
+            bar = RunBar(
+                workflow.name, len(inputs.runs) if several else len(schema.steps), "run" if several else "step"
+            )
             _say_what_waits(broker, schema)
-            return _work_on(broker, engine, outcomes, bar, lambda: broker.dispatch_many(schema, inputs))
+            return _work_on(broker, engine, outcomes, bar, lambda: broker.dispatch_many(schema, inputs.runs))
 
 
 def dispatch_runs(
@@ -85,7 +89,7 @@ def dispatch_runs(
         with open_store(store, make=True) as broker:
 
             def dispatch() -> list[str]:
-                ids = broker.dispatch_many(schema, inputs)
+                ids = broker.dispatch_many(schema, inputs.runs)
                 if wait or sys.stderr.isatty():
                     _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
                 return ids

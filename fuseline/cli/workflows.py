@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from fuseline.cli.app import Nonsense
+from fuseline.cli.text import a
 from fuseline.workflow import Workflow
 
 __all__ = ["find_workflow", "find_workflows"]
@@ -166,7 +167,7 @@ def _call(function: Callable[..., Any], place: str, name: str) -> Workflow:
     except BaseException as error:
         raise _broken(f"{place}:{name} could not be made", error) from error
     if not isinstance(made, Workflow):
-        raise Nonsense(f"{place}:{name}() returned a {type(made).__name__} and no workflow. Let it return one.")
+        raise Nonsense(f"{place}:{name}() returned {a(type(made).__name__)} and no workflow. Let it return one.")
     return made
 
 

@@ -50,7 +50,7 @@ def read(annotation: Any, *pairs: str, lines_from: str | None = None) -> list[di
 
     Take.run_step.__annotations__["x"] = annotation
     workflow = Workflow(outputs=[Take()], name="taking")
-    return read_inputs(workflow, workflow.to_schema(), pairs, lines_from)
+    return read_inputs(workflow, workflow.to_schema(), pairs, lines_from).runs
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_parameter_without_annotation_takes_json_or_text() -> None:
 
     workflow = Workflow(outputs=[Take()])
     schema = workflow.to_schema()
-    assert read_inputs(workflow, schema, ["x={}", "y=a b"], None) == [{"x": {}, "y": "a b"}]
+    assert read_inputs(workflow, schema, ["x={}", "y=a b"], None).runs == [{"x": {}, "y": "a b"}]
 
 
 def test_the_first_annotated_step_that_takes_an_input_decides() -> None:
@@ -151,7 +151,7 @@ def test_the_first_annotated_step_that_takes_an_input_decides() -> None:
             return x
 
     workflow = Workflow(outputs=[Second()])
-    assert read_inputs(workflow, workflow.to_schema(), ["x=5"], None) == [{"x": "5"}]
+    assert read_inputs(workflow, workflow.to_schema(), ["x=5"], None).runs == [{"x": "5"}]
 
 
 @pytest.mark.parametrize(

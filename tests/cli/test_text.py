@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuseline.cli.text import as_line, plural, printable, short_repr, shorten
+from fuseline.cli.text import a, as_line, plural, printable, short_repr, shorten
 
 
 @dataclass
@@ -98,3 +98,7 @@ def test_what_contains_itself_is_shown_by_its_repr() -> None:
 
 def test_nouns_have_a_plural() -> None:
     assert [plural(1, "run"), plural(0, "step"), plural(2000, "process")] == ["1 run", "0 steps", "2,000 processes"]
+
+
+def test_nouns_have_an_article() -> None:
+    assert [a("int"), a("float"), a("Array")] == ["an int", "a float", "an Array"]

@@ -86,6 +86,8 @@ def test_of_many_runs_one_that_fails_has_an_empty_line(call: Call) -> None:
     assert said.code == 1
     assert said.out == "a: 3 rows\n\nb: 3 rows\n\n\n\n"
     assert "etl: 6 runs, 2 succeeded, 4 failed, " in said.err
+    assert "of workflow 'etl', line 2 of in.jsonl, failed:\n" in said.err
+    assert "of workflow 'etl', line 4 of in.jsonl, failed:\n" in said.err
     assert said.err.count("step 'Report': ValueError") == 3  # they are often the same
     assert "Only the first 3 failures are shown" in said.err
     assert "fuseline runs --state failed\n" in said.err

@@ -95,7 +95,7 @@ def test_a_maker_that_fails_or_makes_something_else_is_blamed() -> None:
     write("makers.py", "def fails(): return 1 / 0\ndef lies(): return 3\ndef wants(x): return x\n")
     for name, complaint in {
         "fails": "makers.py:fails could not be made: ZeroDivisionError: division by zero (makers.py, line 4)",
-        "lies": "makers.py:lies() returned a int and no workflow",
+        "lies": "makers.py:lies() returned an int and no workflow",
         "wants": "makers.py:wants needs arguments",
     }.items():
         with pytest.raises(Nonsense) as caught:
