@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fuseline.broker.inquiries import Inquiries
 from fuseline.broker.store import Changes, Moment, Store
@@ -95,6 +96,13 @@ class Housing:
         self._hungry: dict[str, dict[str, None]] = {}  #: {workflow: workers that found nothing to do}
         self._changes = Changes()
         self._ended: list[str] = []  #: runs that the core need not keep once their end is stored
+        self._acts: dict[type, Callable[[Any, float], None]] = {
+            Moved: self._moved,
+            StepsReady: self._readied,
+            Kill: self._killed,
+            Recall: self._recalled,
+            Finished: self._finished,
+        }
         self.ask = Inquiries(self._core, store, self._epoch, self.commit)
 
     # -- time and the store -------------------------------------------------------------------------------------------
@@ -170,35 +178,43 @@ class Housing:
         """
         now = time.monotonic()
         commands = self._core.handle(event, now)
-        self._changes.matters |= matters
+        if matters:
+            self._changes.matters = True
         for command in commands:
-            if isinstance(command, Moved):
-                self._moved(command, now)
-            elif isinstance(command, StepsReady):
-                self._stir(command.workflow_id)
-            elif isinstance(command, Kill):
-                self._notify(command.worker_id, KillNotice(command.token))
-            elif isinstance(command, Recall):
-                self._notify(command.worker_id, RecallNotice(command.token))
-            elif isinstance(command, Finished):
-                self._finished(command)
+            if (act := self._acts.get(type(command))) is not None:
+                act(command, now)
         return commands
 
+    def _killed(self, command: Kill, now: float) -> None:
+        self._notify(command.worker_id, KillNotice(command.token))
+
+    def _recalled(self, command: Recall, now: float) -> None:
+        self._notify(command.worker_id, RecallNotice(command.token))
+
+    def _readied(self, command: StepsReady, now: float) -> None:
+        self._stir(command.workflow_id)
+
     def _moved(self, moved: Moved, now: float) -> None:
+        changes, state, name = self._changes, moved.state, moved.step_name
         run = self._core.runs[moved.instance_id]
-        self._changes.matters |= moved.state.is_settled  # whatever has led to it: the death of a worker, say
+        settles = state.is_settled
+        if settles:
+            changes.matters = True  # whatever has led to it: the death of a worker, say
         token = worker_id = None
-        if moved.step_name is not None:
-            step = run.plan.index[moved.step_name]
-            if moved.state is State.RUNNING:
+        if name is None:
+            if settles:
+                changes.runs[run] = None
+        else:
+            step = run.plan.index[name]
+            if state is State.RUNNING:
                 token, worker_id = run.running[step], run.workers[step]
-            elif moved.state is not State.READY or run.attempts[step]:
-                self._changes.steps.setdefault((run, step), None)
-        if moved.step_name is None and moved.state.is_settled:
-            self._changes.runs[run] = None
-        moment = Moment(run, moved.step_name, moved.state, moved.attempt, moved.cause, now, token, worker_id)
+            elif settles or state is not State.READY or run.attempts[step]:
+                changes.steps.setdefault((run, step), None)
         # When a run began and ended, and with which steps, can be seen without a row for it.
-        self._note(moment, stored=moved.step_name is not None and run.started is not None)
+        is_stored = name is not None and run.started is not None
+        if is_stored or self.watched:
+            moment = Moment(run, name, state, moved.attempt, moved.cause, now, token, worker_id)
+            self._note(moment, stored=is_stored)
 
     def _note(self, moment: Moment, *, stored: bool = True) -> None:
         """Let the watchers know of a move, and the store."""
@@ -215,7 +231,7 @@ class Housing:
             )
             self.happened.append((moment.run.instance_id, move))
 
-    def _finished(self, command: Finished) -> None:
+    def _finished(self, command: Finished, now: float) -> None:
         if self._store is not None:
             self._ended.append(command.instance_id)
         if command.tell is not None:

@@ -97,7 +97,7 @@ def step_row(run: Run, step: int, result: Value | None, epoch: float) -> tuple[A
         record.attempts,
         record.restarts,
         _pack(record.failures) if record.failures else None,
-        None if result is None else (os.path.basename(result.file) or result.data),
+        None if result is None else os.path.basename(result.file) if result.file else result.data,
         None if record.error is None else _pack(record.error),
         record.cause,
         record.started,
