@@ -318,8 +318,10 @@ class Housing:
         if run is None or schema is None or run.state.is_settled or run.running:
             return
         if schema.fingerprint != run.plan.fingerprint:
+            seen = len(self.happened)
             self._handle(RunCancelled(instance_id), matters=True)
             self._changes.runs[run] = None
+            del self.happened[seen:]  # for those who watch, the run has not ended
 
     def _note_revival(self, run: Run, record: RunRecord) -> None:
         now = time.monotonic()

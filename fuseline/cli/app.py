@@ -20,6 +20,7 @@ from fuseline.errors import (
     UnknownExecutorError,
     UnknownInputError,
     UnsupportedPolicyError,
+    WorkflowChangedError,
 )
 
 __all__ = ["Nonsense", "Problem", "complain", "run_app"]
@@ -64,12 +65,27 @@ def run_app(app: click.Command, argv: Sequence[str] | None) -> int:
     except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
+    except WorkflowChangedError as error:
+        complain(_changed(error))
+        return 1
     except (FuselineError, OSError) as error:
         complain(str(error))
         return 2 if isinstance(error, _NONSENSE) else 1
     except SystemExit as end:  # by SIGTERM, or by a broken pipe that click has met
         return end.code if isinstance(end.code, int) else 1
     return code if isinstance(code, int) else 0
+
+
+def _changed(error: WorkflowChangedError) -> str:
+    """Return what is in the way of a changed workflow, and the commands that clear it."""
+    if error.workers or not error.runs:
+        return str(error)
+    one, more = error.runs[0], len(error.runs) - 1
+    others = f" (and {more} more)" if more else ""
+    return (
+        f"run {one}{others} of this workflow has not ended, and the workflow has changed since it began. Go on with it "
+        f"by 'fuseline resume {one} MODULE:WORKFLOW --changed', or end it by 'fuseline cancel {one}'."
+    )
 
 
 def _usage(error: click.UsageError) -> str:
