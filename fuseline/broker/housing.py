@@ -211,7 +211,7 @@ class Housing:
             elif settles or state is not State.READY or run.attempts[step]:
                 changes.steps.setdefault((run, step), None)
         # When a run began and ended, and with which steps, can be seen without a row for it.
-        is_stored = name is not None and run.started is not None
+        is_stored = name is not None and (run.started is not None or state is not State.READY)
         if is_stored or self.watched:
             moment = Moment(run, name, state, moved.attempt, moved.cause, now, token, worker_id)
             self._note(moment, stored=is_stored)
@@ -313,11 +313,13 @@ class Housing:
         return True
 
     def _make_way(self, instance_id: str, schema: WorkflowSchema | None) -> None:
-        """Cancel a run that waits, and that is to go on with a changed workflow."""
+        """Cancel a run that waits, and that is to go on with a changed workflow, if it can."""
         run = self._core.runs.get(instance_id)
         if run is None or schema is None or run.state.is_settled or run.running:
             return
         if schema.fingerprint != run.plan.fingerprint:
+            self._core.check_unused(schema.workflow_id, run)  # these two first: if they refuse, the run stays as it is
+            revive_record(self.ask.record(instance_id), Plan(schema))
             seen = len(self.happened)
             self._handle(RunCancelled(instance_id), matters=True)
             self._changes.runs[run] = None

@@ -207,17 +207,30 @@ class Scheduler:
     def _flow(self, schema: WorkflowSchema) -> _Flow:
         flow = self._flows.get(schema.workflow_id)
         if flow is not None and flow.plan.fingerprint != schema.fingerprint:
-            if flow.unsettled or flow.workers:
-                open_runs = [
-                    run.instance_id
-                    for run in self.runs.values()
-                    if run.plan.workflow_id == schema.workflow_id and not run.state.is_settled
-                ]
-                raise WorkflowChangedError(schema.workflow_id, open_runs[:10], flow.workers)
+            self.check_unused(schema.workflow_id)
             flow = None  # nobody works with the old one any more
         if flow is None:
             flow = self._flows[schema.workflow_id] = _Flow(Plan(schema))
         return flow
+
+    def check_unused(self, workflow_id: str, but: Run | None = None) -> None:
+        """Make sure that a changed workflow may take the place of this one.
+
+        Args:
+            but: a run that has not ended, and does not matter.
+
+        Raises:
+            WorkflowChangedError: a worker serves it, or another run of it has not ended.
+        """
+        flow = self._flows.get(workflow_id)
+        if flow is None or not (flow.workers or flow.unsettled > (but is not None)):
+            return
+        in_the_way = [
+            run.instance_id
+            for run in self.runs.values()
+            if run.plan.workflow_id == workflow_id and run is not but and not run.state.is_settled
+        ]
+        raise WorkflowChangedError(workflow_id, in_the_way[:10], flow.workers)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

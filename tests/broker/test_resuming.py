@@ -93,6 +93,13 @@ def test_a_cancelled_run_can_be_resumed(stored: LocalBroker) -> None:
     stored.cancel(run)
     with pytest.raises(RunCancelled):
         stored.result(run)
+    told = [(move.step_name, move.state.value, move.cause) for move in stored.story(run)]
+    assert told == [
+        ("Add", "READY", ""),
+        ("Add", "CANCELLED", "the run was cancelled"),
+        ("Double", "CANCELLED", "the run was cancelled"),
+        (None, "CANCELLED", ""),
+    ]
     assert stored.resume(run)
     work(stored, workflow)
     assert stored.result(run) == 22
@@ -135,6 +142,9 @@ def test_a_run_that_waits_goes_on_with_a_changed_workflow_if_asked_to(stored: Lo
     with pytest.raises(WorkflowChangedError, match="1 worker of this broker"):
         stored.resume(run, new.to_schema(), changed=True)
     stored.unregister_worker(worker_id)
+    with pytest.raises(UnboundParameterError):
+        stored.resume(run, Workflow(outputs=[Double()], name="adding").to_schema(), changed=True)
+    assert stored.get_run(run).state is State.PENDING  # what is refused changes nothing
     assert stored.resume(run, new.to_schema(), changed=True)
     work(stored, new)
     assert stored.result(run) == 11
