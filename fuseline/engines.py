@@ -2,9 +2,10 @@
 
 ::
 
-    broker ── get_steps ─▶ engine ── submit ─▶ executor ── pipe ─▶ child
+    broker ─── steps ────▶ engine ── submit ─▶ executor ── pipe ─▶ child
        ▲                     │ ▲                  │
-       └──── report_steps ───┘ └────── poll ──────┘
+       └─ trade: reports ────┘ └────── poll ──────┘
+             and room
 
 One thread, the one that calls ``work()``, does all of it and waits in one place, a selector, for whatever comes first:
 a report, news from the broker, a deadline, a signal.

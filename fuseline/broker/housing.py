@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fuseline.broker.absentees import Absentees, program_of
 from fuseline.broker.inquiries import Inquiries
 from fuseline.broker.store import Changes, Moment, Store
 from fuseline.broker.wire import WorkerInfo
-from fuseline.errors import BrokerError, UnknownRunError, WorkflowChangedError
+from fuseline.errors import UnknownRunError, WorkflowChangedError
 from fuseline.messages import (
     AttemptReport,
     FinishNotice,
@@ -29,7 +30,6 @@ from fuseline.messages import (
     StepAssignment,
     StepReport,
 )
-from fuseline.presence import is_gone
 from fuseline.records import Move, RunRecord
 from fuseline.scheduler import (
     Answer,
@@ -57,15 +57,11 @@ from fuseline.scheduler.archive import revive_record
 from fuseline.scheduler.plan import Plan
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
-from fuseline.spool import read_spools, remove_spools
+from fuseline.spool import read_spools
 from fuseline.states import State
 from fuseline.values import Value
 
 __all__ = ["Housing"]
-
-
-#: Seconds between two looks whether a worker that left without a word is gone, at first and at last.
-_FIRST_LOOK, _LAST_LOOK = 0.005, 0.2
 
 
 class Housing:
@@ -77,14 +73,11 @@ class Housing:
     """
 
     def __init__(self, store: Store | None, presence_folder: Path) -> None:
-        self.presence_folder = presence_folder
         self.stirred: set[str] = set()  #: workers that should ask again
         self.notices: dict[str, list[Notice]] = {}  #: {worker: what it should know}
         self.happened: list[tuple[str, Move]] = []  #: what watchers want to know; only while ``watched``
         self.watched = False
-        #: Workers that left without a word, and when: they may be dead, or come back.
-        self.missing: dict[str, float] = {}
-        self._look_at = 0.0  #: when to look again whether they are dead, in monotonic seconds
+        self.missing = Absentees(presence_folder, None if store is None else store.spools_folder)
         self._has_swept = False  #: whether files were removed that are left over from before our start
         self._store = store
         self._epoch = time.time() - time.monotonic()
@@ -113,12 +106,8 @@ class Housing:
             self._handle(RunRestored(schema, record, self._epoch))
             for step in record.steps.values():
                 if step.worker_id is not None:
-                    self.missing[step.worker_id] = time.monotonic()
-        if self._store is not None:
-            known = [*self.presence_folder.iterdir(), *self._store.spools_folder.iterdir()]
-            for program in {program_of(path.name) for path in known}.difference(map(program_of, self.missing)):
-                if is_gone(self.presence_folder / program):
-                    self._tidy_up(program)
+                    self.missing.add(step.worker_id)
+        self.missing.tidy_up_all()
 
     def next_due(self) -> float | None:
         """Return when a retry is due, in monotonic seconds, or None."""
@@ -128,32 +117,13 @@ class Housing:
         """Do what is due, and look whether those who are missing are dead."""
         if (due := self._core.next_due()) is not None and now >= due:
             self._handle(TimePassed())
-        for worker_id in list(self.missing) if now >= self._look_at else ():
-            if is_gone(self.presence_folder / program_of(worker_id)):
-                self.worker_left(worker_id)
-                self._tidy_up(program_of(worker_id))
-
-        if self.missing and now >= self._look_at:
-            # At once after it has left, and the longer it stays away the less likely it is to be dead.
-            age = now - max(self.missing.values())
-            self._look_at = now + min(max(_FIRST_LOOK, age / 10), _LAST_LOOK)
-        elif not (self.missing or self._has_swept) and self._store is not None:
+        for worker_id in self.missing.find_dead(now):
+            self.worker_left(worker_id)
+            self.missing.tidy_up([program_of(worker_id)])
+        if not (self.missing or self._has_swept) and self._store is not None:
             self.commit()
             self._store.sweep()  # not before all last words were heard and stored: they may refer to files
             self._has_swept = True
-
-    def next_look(self) -> float | None:
-        """Return when ``on_time`` should look whether a missing worker is dead, in monotonic seconds; None if never."""
-        return self._look_at if self.missing else None
-
-    def miss(self, worker_id: str) -> None:
-        """Note that a worker has left without a word."""
-        self.missing[worker_id] = self._look_at = time.monotonic()
-
-    def _tidy_up(self, program: str) -> None:
-        """Remove what a program has left that is gone, unless a worker of it is still missing."""
-        if self._store is not None and program not in map(program_of, self.missing):
-            remove_spools(self._store.spools_folder, program)
 
     def commit(self) -> None:
         """Store what has changed since the last call.
@@ -290,7 +260,7 @@ class Housing:
             WorkflowChangedError: it is, and may not be.
             WorkflowError: the inputs of the run do not fit it any more.
         """
-        store = self._stored("cannot resume runs")
+        store = self.ask.stored("cannot resume runs")
         self._make_way(instance_id, schema if changed else None)
         self.commit()
         found = store.load(instance_id)
@@ -362,7 +332,7 @@ class Housing:
         if worker_id not in self._serves:
             self._handle(WorkerRegistered(worker_id, tuple(schemas)))
             self._serves[worker_id] = tuple(schema.workflow_id for schema in schemas)
-        self.missing.pop(worker_id, None)
+        self.missing.discard(worker_id)
         has = set(held)
         expected = self.take_back(worker_id, has)
         if self.notices.get(worker_id):
@@ -393,7 +363,7 @@ class Housing:
 
     def worker_left(self, worker_id: str) -> None:
         """Give to others what a worker had, which is known to run nothing any more."""
-        self.missing.pop(worker_id, None)
+        self.missing.discard(worker_id)
         self._hear_last_words(worker_id)
         self._handle(WorkerLeft(worker_id))
         self.notices.pop(worker_id, None)
@@ -483,7 +453,7 @@ class Housing:
             keep_for: seconds after its end that a run stays; None for ever.
             keep_runs: how many stay that have ended; None for any number.
         """
-        store = self._stored("removes no old runs")
+        store = self.ask.stored("removes no old runs")
         self.commit()
         removed = store.prune(None if keep_for is None else time.time() - keep_for, keep_runs)
         if not removed:
@@ -491,16 +461,6 @@ class Housing:
                 store.sweep()
             store.shrink()
         return removed
-
-    def _stored(self, what: str) -> Store:
-        if self._store is None:
-            raise BrokerError(f"this broker {what}, because it has no store. Give it a path.")
-        return self._store
-
-
-def program_of(worker_id: str) -> str:
-    """Return the name of the program that a worker belongs to, and of its presence and spools."""
-    return worker_id.partition(".")[0]
 
 
 def report_of(report: AttemptReport, run: Run, step: int) -> StepReport:

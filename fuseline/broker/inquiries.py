@@ -89,17 +89,22 @@ class Inquiries:
     def story(self, instance_id: str) -> list[Move]:
         """Return all moves of a run, in their order."""
         self.record(instance_id)
-        store = self._stored("keeps no story of its runs")
+        store = self.stored("keeps no story of its runs")
         self._commit()
         return store.story(instance_id)
 
     def check(self) -> list[str]:
         """Return what is wrong with the store, one sentence each."""
-        store = self._stored("has nothing to check")
+        store = self.stored("has nothing to check")
         self._commit()
         return store.check()
 
-    def _stored(self, what: str) -> Store:
+    def stored(self, what: str) -> Store:
+        """Return the store.
+
+        Raises:
+            BrokerError: there is none, so that this broker ``what``.
+        """
         if self._store is None:
             raise BrokerError(f"this broker {what}, because it has no store. Give it a path.")
         return self._store

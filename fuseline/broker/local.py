@@ -307,11 +307,12 @@ class LocalBroker(Broker):
         check_schema(schema)
         ids: list[str] = []
         batch: list[tuple[str, dict[str, Value]]] = []
+        place = self._place()
         send_by = time.monotonic() + _GATHERING
         try:
             for each in inputs:
-                place, values = self._place(), encode_inputs(each)
-                kept = {name: place.keep(value, f"the input {name!r}") for name, value in values.items()}
+                values = encode_inputs(each).items()
+                kept = {name: place.keep(value, f"the input {name!r}") for name, value in values}
                 batch.append((uuid.uuid4().hex[:16], kept))
                 if len(batch) == _AT_ONCE or time.monotonic() >= send_by:
                     ids += self._dispatch(schema, batch)

@@ -216,7 +216,7 @@ class Server:
     def _wait(self) -> float:
         """Return for how many seconds nothing has to be done unasked."""
         times = [link.enter_by for link in self._links if link.enter_by is not None]
-        if (look := self._housing.next_look()) is not None:
+        if (look := self._housing.missing.next_look()) is not None:
             times.append(look)
         if (due := self._housing.next_due()) is not None:
             times.append(due)
@@ -275,7 +275,7 @@ class Server:
             self._leaving.remove(link)
         if link.worker_id is not None and self._of_workers.get(link.worker_id) is link:
             del self._of_workers[link.worker_id]
-            self._housing.miss(link.worker_id)
+            self._housing.missing.add(link.worker_id)
 
     def _read(self, link: ServerLink) -> int:
         count = 0
@@ -318,7 +318,7 @@ class Server:
     def _hello(self, link: ServerLink, hello: Hello) -> FromBroker:
         if hello.protocol != PROTOCOL:
             raise BrokerError("the broker that runs is of another version of fuseline. End all programs that use it.")
-        store, presence = self._store, str(self._housing.presence_folder)
+        store, presence = self._store, str(self._housing.missing.presence_folder)
         if store is None:
             return Welcome(os.getpid(), str(self._door.folder), presence, None, None, False)
         values, spools = str(store.values_folder), str(store.spools_folder)
