@@ -100,9 +100,11 @@ class StepHost:
                 decision=decision,
                 decided_by=place,
                 started=started,
+                ended=time.monotonic(),
             )
         else:
-            report = AttemptReport(token=token, outcome=Outcome.RETURNED, result=value, started=started)
+            ended = time.monotonic()
+            report = AttemptReport(token=token, outcome=Outcome.RETURNED, result=value, started=started, ended=ended)
         if self._spool is not None:
             self._spool.add(report)
         return report

@@ -172,6 +172,7 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
     decision: FailureDecision | None = None  #: what the step's own policies decided where it ran, if they could
     decided_by: int | None = None  #: place of the policy that decided, among the step's policies
     started: float | None = None  #: monotonic seconds; None if it never started, so that it may simply be handed back
+    ended: float | None = None  #: likewise; None where it could not say so itself
 
 
 # -- worker to broker -------------------------------------------------------------------------------------------------

@@ -4,26 +4,40 @@ A report is on its way for a moment: through a pipe to the engine, through a soc
 killed in that moment, the step has finished and nobody knows. So it is written here first. The broker reads the spools
 of a program when that is gone with all its processes, and what they say counts like what it was told.
 
-It is not synced: after a power cut, such a step starts again.
+::
+
+    length of body (4 bytes) | its CRC-32 (4) | body: a report in msgpack      ... and zeros after the last one
+
+The file is mapped into memory, so that writing is copying. It is not synced: after a power cut, such a step starts
+again, unless all of its report happens to be there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import struct
 import threading
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fuseline.channel import Channel, Incoming, ProtocolError, incoming
+import msgspec
+
 from fuseline.messages import AttemptReport
 
 __all__ = ["Spool", "read_spools", "remove_dead_spools", "remove_spools"]
 
 #: Bytes after which a file is put aside and another one begun. Two files have more reports than can be on their way.
-_ENOUGH = 1 << 20
+_ENOUGH = 4 << 20
+#: Bytes by which a file grows: what is mapped must be on the disk, or a full one would end the process by SIGBUS.
+_CHUNK = 1 << 16
 
-_REPORTS: Incoming[AttemptReport] = incoming(AttemptReport)
+_HEAD = struct.Struct("=II")
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(AttemptReport).decode
 
 
 class Spool:
@@ -36,23 +50,42 @@ class Spool:
 
     def __init__(self, folder: Path, program: str) -> None:
         self._pid = os.getpid()
-        self._path = folder / f"{program}.{self._pid}"
+        # A number may be that of a process before us, and there may be others in this one.
+        self._path = folder / f"{program}.{self._pid}-{time.monotonic_ns()}"
         self._lock = threading.Lock()
-        self._fd = -1
-        self._channel: Channel[AttemptReport, AttemptReport] | None = None
+        self._map: mmap.mmap | None = None
+        self._end = 0  #: where the next report goes
 
     def add(self, report: AttemptReport) -> None:
         """Write a report. Where that fails, the step starts again if nobody hears of it: no reason to fail now."""
         if os.getpid() != self._pid:
             return  # the step has forked, and both return: the value of the first process counts
         with self._lock, contextlib.suppress(Exception):
-            if self._channel is None:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                self._channel = Channel(self._fd, _REPORTS)
-            self._channel.send(report)
-            if os.lseek(self._fd, 0, os.SEEK_CUR) > _ENOUGH:
+            encoded = _encode(report)
+            body = self._end + _HEAD.size
+            end = body + len(encoded)
+            mapped = self._mapped(end)
+            mapped[body:end] = encoded
+            _HEAD.pack_into(mapped, self._end, len(encoded), zlib.crc32(encoded))  # last: now it is there
+            self._end = end
+            if end > _ENOUGH:
                 os.replace(self._path, _put_aside(self._path))
                 self._shut()
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        """Return the file with at least so many bytes."""
+        if self._map is None or len(self._map) < size:
+            grown = -(-size // _CHUNK) * _CHUNK
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                while (missing := grown - os.fstat(fd).st_size) > 0:
+                    os.write(fd, bytes(missing))
+                old, self._map = self._map, mmap.mmap(fd, grown)
+            finally:
+                os.close(fd)
+            if old is not None:
+                old.close()
+        return self._map
 
     def close(self) -> None:
         """Write no more. What was written stays until its program has left the broker. May be called twice."""
@@ -60,25 +93,35 @@ class Spool:
             self._shut()
 
     def _shut(self) -> None:
-        if self._channel is not None:
-            os.close(self._fd)
-            self._channel = None
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+            self._end = 0
 
 
 def read_spools(folder: Path, program: str) -> Iterator[AttemptReport]:
     """Yield the reports that the processes of a program have written, those of each in their order."""
     for path in sorted(folder.glob(f"{program}.*"), reverse=True):  # what was put aside comes first
-        with open(path, "rb") as file, contextlib.suppress(ProtocolError):  # of the last one, only half may be there
-            channel: Channel[AttemptReport, AttemptReport] = Channel(file.fileno(), _REPORTS)
-            while not channel.has_ended:
-                yield from channel.receive()
+        data = memoryview(path.read_bytes())
+        begin = 0
+        while begin + _HEAD.size < len(data):
+            length, check = _HEAD.unpack_from(data, begin)
+            body = data[begin + _HEAD.size :][:length]
+            if not length or zlib.crc32(body) != check:
+                break  # of the last one, only a part may be there
+            try:
+                report = _decode(body)
+            except msgspec.DecodeError:  # of another version of us
+                break
+            yield report
+            begin += _HEAD.size + length
 
 
 def remove_dead_spools(folder: Path, program: str) -> None:
     """Remove what processes of a program have written that have ended. All of it must have been heard."""
     for path in folder.glob(f"{program}.*"):
         try:
-            os.kill(int(path.name.rpartition(".")[2].rstrip("~")), 0)
+            os.kill(int(path.name.rpartition(".")[2].partition("-")[0]), 0)
         except (ProcessLookupError, PermissionError):  # gone; its number may be that of somebody else's process now
             path.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ The child says ``Ready`` once, when it has started. At the end of the pipe it en
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import pickle
 import signal
@@ -102,7 +103,8 @@ def check_report(report: AttemptReport) -> None:
     is_known = returned or report.outcome in (Outcome.RAISED, Outcome.TIMED_OUT)
     has_its_parts = (report.result is not None) is returned and (report.error is not None) is not returned
     is_named = report.error is None or report.error.type_names
-    is_in_time = report.started is None or 0.0 <= report.started <= time.monotonic()
+    times = [each for each in (report.started, report.ended) if each is not None]
+    is_in_time = all(first <= then for first, then in itertools.pairwise([0.0, *times, time.monotonic()]))
     if not (is_known and has_its_parts and is_named and is_in_time):
         raise ProtocolError("a report that makes no sense")
 

@@ -117,26 +117,41 @@ class Housing:
         """Do what is due, and look whether those who are missing are dead."""
         if (due := self._core.next_due()) is not None and now >= due:
             self._handle(TimePassed())
-        for worker_id in self.missing.find_dead(now):
-            self.worker_left(worker_id)
-            self.missing.tidy_up([program_of(worker_id)])
+        if dead := self.missing.find_dead(now):
+            for worker_id in dead:
+                self.worker_left(worker_id)
+            self.commit()  # then nobody needs their spools any more
+            self.missing.tidy_up(map(program_of, dead))
         if not (self.missing or self._has_swept) and self._store is not None:
             self.commit()
             self._store.sweep()  # not before all last words were heard and stored: they may refer to files
             self._has_swept = True
 
-    def commit(self) -> None:
+    def commit(self, *, behind: bool = False) -> None:
         """Store what has changed since the last call.
+
+        Args:
+            behind: whether not to wait for the disk. It is stored when ``is_settled``.
 
         Raises:
             StoreError: it could not be stored. What is held here is ahead of the store now, and must not be told.
         """
         if self._store is not None:
-            self._store.commit(self._changes, self._epoch)
+            self._store.commit(self._changes, self._epoch, behind=behind)
             for instance_id in self._ended:
                 self._core.handle(RunForgotten(instance_id), time.monotonic())
         self._changes = Changes()
         self._ended.clear()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was committed is stored: ``settle`` would not wait."""
+        return self._store is None or self._store.is_settled
+
+    def settle(self) -> None:
+        """Wait for what was committed to be stored. Raises like ``commit``."""
+        if self._store is not None:
+            self._store.settle()
 
     # -- the core and its commands ------------------------------------------------------------------------------------
 

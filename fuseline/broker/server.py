@@ -2,11 +2,13 @@
 
 ::
 
-    ┌─▶ wait for links, time, signals
+    ┌─▶ wait for links, time, signals, the end of a commit
     │     read what has come, until it is 256 messages, or took 2 ms
     │     let the core handle each; note what changed, and what to tell to whom
-    │     commit what changed, in one transaction
-    └──── tell it
+    │     if a commit has ended, tell what it was for
+    └──── if none is under way, write what changed in one transaction, and begin to commit it
+
+So one batch is made up while the disk is busy with the one before.
 
 Nobody is told what is not committed. If it cannot be committed, all who wait get the reason and the process ends; what
 the store has is what has happened.
@@ -104,6 +106,9 @@ class Retention(NamedTuple):
 
 KEEP_ALL = Retention()
 
+#: What to tell to whom, in this order; None says goodbye.
+_Told = list[tuple[ServerLink, FromBroker | None]]
+
 
 class Server:
     """Serves the programs of one user until the last of them has left.
@@ -128,7 +133,10 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._links: dict[ServerLink, None] = {}
         self._of_workers: dict[str, ServerLink] = {}
-        self._leaving: list[ServerLink] = []
+        self._leaving: dict[ServerLink, None] = {}
+        self._batch: _Told = []  #: what to tell of what is not committed yet
+        self._committing: _Told = []  #: what to tell when the commit has ended
+        self._gathered = 0  #: messages that were read since the last commit began
         self._had_links = False
         self._stopped = False
         self._wakeup = Wakeup()
@@ -178,6 +186,8 @@ class Server:
         raise_file_limit()
         self._selector.register(self._door.fileno(), selectors.EVENT_READ, self._door)
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ, self._wakeup)
+        if self._store is not None:
+            self._selector.register(self._store.settled.fileno(), selectors.EVENT_READ, self._store.settled)
         try:
             self._housing.recover()
             while not self._is_done():
@@ -201,17 +211,22 @@ class Server:
     def _turn(self) -> None:
         ready = self._selector.select(self._wait())
         gather_until = time.monotonic() + _GATHERING
-        count = 0
-        while ready and count < _BATCH:
+        while ready and self._gathered < _BATCH:
             for key, events in ready:
-                count += self._on_ready(key.data, events)
+                self._gathered += self._on_ready(key.data, events)
             if time.monotonic() >= gather_until:
                 break
             ready = self._selector.select(0)
         self._on_time(time.monotonic())
-        self._hand_out()
-        self._housing.commit()
-        self._tell()
+        if self._housing.is_settled or self._gathered >= _BATCH:
+            self._housing.settle()
+            self._tell()
+            self._hand_out()
+            self._note_news()
+            self._housing.commit(behind=True)
+            self._committing, self._batch, self._gathered = self._batch, [], 0
+            if self._housing.is_settled:
+                self._tell()
 
     def _wait(self) -> float:
         """Return for how many seconds nothing has to be done unasked."""
@@ -231,7 +246,7 @@ class Server:
             return 0
         if isinstance(what, Wakeup):
             what.clear()
-            return _BATCH  # no more for this turn: it is to be the last one
+            return _BATCH if self._stopped else 0  # no more for this turn: it is to be the last one
         if what not in self._links:
             return 0
         if events & selectors.EVENT_WRITE:
@@ -271,8 +286,7 @@ class Server:
         del self._links[link]
         self._selector.unregister(link.fileno())
         link.close()
-        if link in self._leaving:
-            self._leaving.remove(link)
+        self._leaving.pop(link, None)
         if link.worker_id is not None and self._of_workers.get(link.worker_id) is link:
             del self._of_workers[link.worker_id]
             self._housing.missing.add(link.worker_id)
@@ -313,7 +327,7 @@ class Server:
             link.channel.flush()
             raise BrokerError(str(problem)) from error
         if answer is not None:
-            link.channel.put(answer)
+            self._batch.append((link, answer))
 
     def _hello(self, link: ServerLink, hello: Hello) -> FromBroker:
         if hello.protocol != PROTOCOL:
@@ -345,30 +359,43 @@ class Server:
                     link.given += len(assignments)
             looked |= fresh
 
-    def _tell(self) -> None:
+    def _note_news(self) -> None:
+        """Make up what is to be told unasked once all that has happened is stored."""
         housing = self._housing
         for worker_id in housing.stirred:
             if (link := self._of_workers.get(worker_id)) is not None:
                 notices = housing.notices.pop(worker_id, [])
-                link.channel.put(News(notices, housing.unsettled(worker_id), link.answers, link.assignments))
+                self._batch.append((link, News(notices, housing.unsettled(worker_id), link.answers, link.assignments)))
                 link.answers, link.assignments = [], []
         housing.stirred.clear()
-        for link in list(self._links):
-            if link.watches:
-                for instance_id, move in housing.happened:
-                    if link.watched in (None, instance_id):
-                        link.channel.put(Happened(instance_id, move))
-            if link not in self._leaving:
-                self._flush(link)
-            if link.watches and link.channel.backlog > _MOST_BEHIND:
-                _log.warning("a watcher that does not keep up is cut off")
-                self._drop(link)
+        watching = [link for link in self._links if link.watches]
+        for instance_id, move in housing.happened:
+            self._batch += [
+                (link, Happened(instance_id, move)) for link in watching if link.watched in (None, instance_id)
+            ]
         housing.happened.clear()
-        housing.watched = any(link.watches for link in self._links)
-        if not self._is_done():  # else they hear of it when the store is closed
-            for link in list(self._leaving):
+        housing.watched = bool(watching)
+
+    def _tell(self) -> None:
+        """Tell what is stored now."""
+        told, self._committing = self._committing, []
+        self._put(told)
+        for link in dict.fromkeys(link for link, _ in told):
+            if link in self._links and link not in self._leaving:
                 self._flush(link)
-                self._drop(link)
+                if link.watches and link.channel.backlog > _MOST_BEHIND:
+                    _log.warning("a watcher that does not keep up is cut off")
+                    self._drop(link)
+        if not self._is_done():  # else they hear of it when the store is closed
+            for link, message in told:
+                if message is None and link in self._links:
+                    self._flush(link)
+                    self._drop(link)
+
+    def _put(self, told: _Told) -> None:
+        for link, message in told:
+            if message is not None:
+                link.channel.put(message)
 
     def _bid_farewell(self) -> None:
         """Close the store, and only then let those know who wait for it."""
@@ -376,6 +403,7 @@ class Server:
         self._door.close()
         if self._store is not None:
             self._store.close()
+        self._put(self._committing + self._batch)
         for link in self._links:
             link.channel.flush()
 
@@ -472,11 +500,13 @@ class Server:
     def _retire(self, link: ServerLink, request: Retire) -> FromBroker:
         if self._stays or self._store is None:
             return Done(False)
-        self._leaving += [each for each in self._links if each not in self._leaving]
+        for each in self._links:
+            self._leave(each)
         return Done()
 
-    def _leave(self, link: ServerLink, request: Leave) -> FromBroker:
-        self._leaving.append(link)
+    def _leave(self, link: ServerLink, request: Leave | None = None) -> FromBroker:
+        self._leaving[link] = None
+        self._batch.append((link, None))
         return Done()
 
 

@@ -16,7 +16,7 @@ _WEIGHT = 0.125
 #: Seconds of work that a child has at hand: long enough for its program to wait for a CPU, too.
 _AT_HAND = 0.01
 #: Assignments that wait in a child, at most.
-_MOST = 32
+_MOST = 128
 
 
 class Pace:
@@ -28,7 +28,7 @@ class Pace:
     def note(self, report: AttemptReport) -> None:
         """Take in an attempt whose report has just come."""
         if report.started is not None:
-            duration = time.monotonic() - report.started
+            duration = (time.monotonic() if report.ended is None else report.ended) - report.started
             self._mean = duration if self._mean is None else self._mean + _WEIGHT * (duration - self._mean)
 
     @property

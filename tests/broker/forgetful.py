@@ -80,7 +80,9 @@ class Disk:
         """What a module may have in the place of ``sqlite3`` to work on this disk."""
         return SimpleNamespace(connect=self.connect, Error=sqlite3.Error, Cursor=Cursor)
 
-    def connect(self, path: Path, *, timeout: float, isolation_level: None, cached_statements: int) -> Connection:
+    def connect(
+        self, path: Path, *, timeout: float, isolation_level: None, cached_statements: int, check_same_thread: bool
+    ) -> Connection:
         """Open a database, like ``sqlite3.connect``."""
         assert (timeout, isolation_level) == (0, None), "there is nothing else on this disk"
         with _translated():

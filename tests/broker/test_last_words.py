@@ -117,22 +117,43 @@ def test_half_a_report_at_the_end_is_left_out(tmp_path: Path) -> None:
     spool.close()
     [path] = tmp_path.iterdir()
     data = path.read_bytes()
-    for size in range(len(data)):
-        path.write_bytes(data[:size])
-        assert list(read_spools(tmp_path, "me")) in ([], [report(1)])
-    path.write_bytes(data[: len(data) // 2] + b"garbage" * 10)
+    written = len(data.rstrip(b"\0"))
+    for size in range(written):
+        for rest in (b"", bytes(len(data) - size)):
+            path.write_bytes(data[:size] + rest)
+            assert list(read_spools(tmp_path, "me")) in ([], [report(1)])
+    path.write_bytes(data[: written // 2] + b"garbage" * 10)
     assert list(read_spools(tmp_path, "me")) == [report(1)]
+
+
+def test_two_in_one_process_do_not_disturb_each_other(tmp_path: Path) -> None:
+    one, two = Spool(tmp_path, "me"), Spool(tmp_path, "me")
+    for token in range(1, 4):
+        one.add(report(token))
+        two.add(report(10 * token))
+    one.close()
+    two.close()
+    assert sorted(each.token for each in read_spools(tmp_path, "me")) == [1, 2, 3, 10, 20, 30]
+
+
+def test_a_report_may_be_larger_than_what_the_file_grows_by(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "me")
+    sizes = [10, 200_000, 10, 3_000_000, 10, 20]
+    for token, size in enumerate(sizes):
+        spool.add(report(token, size))
+    spool.close()
+    assert [each.token for each in read_spools(tmp_path, "me")] == list(range(len(sizes)))
 
 
 def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "me")
-    for token in range(400):
+    for token in range(600):
         spool.add(report(token, 30_000))
     spool.close()
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3 << 20
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 9 << 20
     tokens = [each.token for each in read_spools(tmp_path, "me")]
-    assert tokens == list(range(400 - len(tokens), 400))
-    assert len(tokens) > 30
+    assert tokens == list(range(600 - len(tokens), 600))
+    assert len(tokens) > 130
 
 
 def test_what_ended_processes_have_written_goes_once_it_was_heard(tmp_path: Path) -> None:
@@ -145,7 +166,7 @@ def test_what_ended_processes_have_written_goes_once_it_was_heard(tmp_path: Path
     os.waitpid(pid, 0)
     assert len(list(tmp_path.iterdir())) == 2
     remove_dead_spools(tmp_path, "me")
-    assert [path.name for path in tmp_path.iterdir()] == [f"me.{os.getpid()}"]
+    assert [path.name.partition("-")[0] for path in tmp_path.iterdir()] == [f"me.{os.getpid()}"]
     here.close()
 
 

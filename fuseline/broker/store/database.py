@@ -6,6 +6,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from fuseline import faults
 from fuseline.broker.store.file import APPLICATION_ID, VERSION, check_application, check_version
 from fuseline.errors import StoreDamaged, StoreError
+from fuseline.wakeup import Wakeup
 
 __all__ = ["Database"]
 
@@ -49,6 +51,9 @@ class Database:
 
     Each opening counts: ``meta`` has the number of this one as ``epoch``.
 
+    A commit that syncs takes as long as the disk does. It can be left to a thread (``transaction(behind=True)``), which
+    SQLite does not need Python for; whatever is asked of the database meanwhile waits until that is done.
+
     Args:
         path: the file; its tables are made if there are none. The right to open it must have been acquired.
     """
@@ -59,7 +64,12 @@ class Database:
         self._files: dict[Path, tuple[int, int]] = {}  #: {path: what the file there is known by}
         with self._translated():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # for this user alone
-            self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=64)
+            self._connection = sqlite3.connect(
+                path, timeout=0, isolation_level=None, cached_statements=64, check_same_thread=False
+            )
+        self.settled = Wakeup()  #: readable when a commit that was left behind may be done
+        self._committer = ThreadPoolExecutor(1, "fuseline-committer")
+        self._commit: Future[Any] | None = None  #: the one that was left behind
         try:
             self._prepare()
             with self.transaction(syncs=True):
@@ -67,7 +77,7 @@ class Database:
             for each in (path, path.with_name(path.name + "-wal")):
                 self._files[each] = _identity(each)
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
     def _prepare(self) -> None:
@@ -102,29 +112,64 @@ class Database:
 
     def close(self) -> None:
         """Write everything into the one file, and close it. May be called twice."""
-        with self._translated():
-            self._connection.close()
+        try:
+            self.settle()
+        finally:
+            self._committer.shutdown()
+            self.settled.close()
+            with self._translated():
+                self._connection.close()
 
     # -- statements ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self, *, syncs: bool) -> Iterator[None]:
+    def transaction(self, *, syncs: bool, behind: bool = False) -> Iterator[None]:
         """Let what is done in the ``with`` statement happen as a whole, or not at all.
 
         Args:
-            syncs: whether it survives a power cut when this has returned; if not, it does so with the next that syncs.
+            syncs: whether it survives a power cut when it is committed; if not, it does so with the next that syncs.
+            behind: whether not to wait for the commit. ``settle`` does, and so does whatever comes next.
         """
+        self.settle()
         self._check_files()
         self._sync(syncs)
         self.run("BEGIN IMMEDIATE")
         try:
             yield
-            self.run("COMMIT")
+            if behind:
+                faults.point("sql")
+                self._commit = self._committer.submit(self._connection.execute, "COMMIT")
+                self._commit.add_done_callback(lambda _: self.settled.set())
+            else:
+                self.run("COMMIT")
         except BaseException:
-            with self._translated():
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+            self._roll_back()
             raise
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no commit is under way: ``settle`` would not wait."""
+        return self._commit is None or self._commit.done()
+
+    def settle(self) -> None:
+        """Wait for the commit that was left behind, if one was.
+
+        Raises:
+            StoreError: it has failed, and nothing of its transaction was written.
+        """
+        if self._commit is not None:
+            commit, self._commit = self._commit, None
+            try:
+                with self._translated():
+                    commit.result()
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        with self._translated():
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def _sync(self, wanted: bool) -> None:
         if wanted is not self._synced:
@@ -139,12 +184,14 @@ class Database:
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Execute a statement; what is left of its rows is fetched as they are asked for."""
+        self.settle()
         faults.point("sql")
         with self._translated():
             return self._connection.execute(sql, values)
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement once for each row of values."""
+        self.settle()
         faults.point("sql")
         with self._translated():
             self._connection.executemany(sql, rows)
@@ -177,6 +224,7 @@ class Database:
 
     def shrink(self) -> None:
         """Give back to the file system what the file does not need."""
+        self.settle()
         faults.point("sql")
         with self._translated():
             self._connection.executescript("PRAGMA incremental_vacuum")  # execute() would stop after the first page

@@ -34,6 +34,7 @@ from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.values import Value
+from fuseline.wakeup import Wakeup
 
 __all__ = ["Durability", "Store"]
 
@@ -66,6 +67,7 @@ class Store:
         self.syncs = durability == "power"
         self._keys: dict[tuple[str, str], int] = {}  #: {(workflow_id, fingerprint): key}
         self._schemas: dict[int, WorkflowSchema] = {}
+        self._unused: list[str] = []  #: names of files that nothing refers to once the commit under way is done
         check_file(path)
         self.ownership = Ownership(path)
         files = path.with_name(path.name + ".files")
@@ -94,19 +96,44 @@ class Store:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def commit(self, changes: Changes, epoch: float) -> None:
+    def commit(self, changes: Changes, epoch: float, *, behind: bool = False) -> None:
         """Write what has changed, in one transaction.
 
         Args:
             epoch: what to add to the seconds of runs to get seconds since the epoch.
+            behind: whether not to wait for the disk, if there is a need to. ``settle`` does, and so does whatever comes
+                next.
 
         Raises:
             StoreError: nothing was written.
         """
+        self.settle()
         if changes:
-            with self._db.transaction(syncs=self.syncs and changes.matters):
-                unused = self._write(changes, epoch)
-            self.remove_files(unused)
+            syncs = self.syncs and changes.matters
+            with self._db.transaction(syncs=syncs, behind=behind and syncs):
+                self._unused = self._write(changes, epoch)
+            if self.is_settled:
+                self.settle()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no commit is under way: ``settle`` would not wait."""
+        return self._db.is_settled
+
+    @property
+    def settled(self) -> Wakeup:
+        """Readable when a commit that was left behind may be done."""
+        return self._db.settled
+
+    def settle(self) -> None:
+        """Wait for the commit that was left behind, if one was.
+
+        Raises:
+            StoreError: it has failed, and nothing of it was written.
+        """
+        self._db.settle()
+        unused, self._unused = self._unused, []
+        self.remove_files(unused)
 
     def _write(self, changes: Changes, epoch: float) -> list[str]:
         """Write what has changed; return the names of files that nothing refers to once it is committed."""
