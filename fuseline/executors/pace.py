@@ -15,7 +15,7 @@ _SHORT = 0.1
 _WEIGHT = 0.125
 #: Seconds of work that a child has at hand: long enough for its program to wait for a CPU, too.
 _AT_HAND = 0.01
-#: Assignments that wait in a child, at most.
+#: Assignments that wait in a child, at most: enough for steps that take no time to bridge a broker's commit.
 _MOST = 128
 
 
