@@ -41,7 +41,8 @@ class LocalStream(EventStream):
         while True:
             link = self._connect(self._on_push)
             try:
-                self._ended |= not link.call(Watch(self._instance_id), Done).had_effect
+                if not link.call(Watch(self._instance_id), Done).had_effect:  # the end may also come with the answer
+                    self._ended = True
             except LinkLost:
                 link.close()
                 continue

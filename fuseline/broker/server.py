@@ -19,63 +19,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import resource
 import selectors
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-from fuseline import __version__
 from fuseline.broker.door import Door
 from fuseline.broker.housing import Housing
 from fuseline.broker.link import ServerLink
-from fuseline.broker.store import Store
-from fuseline.broker.wire import (
-    PROTOCOL,
-    Answers,
-    BrokerStatus,
-    Cancel,
-    CheckStore,
-    Dispatch,
-    Done,
-    FindRuns,
-    Forget,
-    Found,
-    FromBroker,
-    GetRun,
-    GetStatus,
-    GetSteps,
-    GetStory,
-    Happened,
-    Hello,
-    Know,
-    Leave,
-    ListRuns,
-    News,
-    Prune,
-    Refused,
-    Register,
-    Registered,
-    Removed,
-    ReportSteps,
-    Resume,
-    Retire,
-    Runs,
-    Steps,
-    Story,
-    ToBroker,
-    Trade,
-    Unregister,
-    Watch,
-    Welcome,
-)
+from fuseline.broker.requests import Requests
+from fuseline.broker.store import KEEP_ALL, Retention, Store
+from fuseline.broker.wire import FromBroker, Happened, Hello, News, Refused, ToBroker
 from fuseline.channel import ProtocolError
-from fuseline.errors import BrokerError, FuselineError, StoreError, UnknownWorkerError, WorkflowError
-from fuseline.schema import WorkflowSchema
+from fuseline.errors import BrokerError, FuselineError, StoreError
 from fuseline.wakeup import Wakeup
 
-__all__ = ["Retention", "Server"]
+__all__ = ["Server"]
 
 _log = logging.getLogger("fuseline")
 
@@ -93,18 +51,6 @@ _PRUNING = 60.0
 #: Events that a watcher may be behind.
 _MOST_BEHIND = 100_000
 
-
-class Retention(NamedTuple):
-    """Which of the runs that have ended stay in a store."""
-
-    seconds: float | None = None  #: after the end of a run; None for ever
-    runs: int | None = None  #: the newest so many; None for all
-
-    def __bool__(self) -> bool:
-        return self != (None, None)
-
-
-KEEP_ALL = Retention()
 
 #: What to tell to whom, in this order; None says goodbye.
 _Told = list[tuple[ServerLink, FromBroker | None]]
@@ -127,12 +73,9 @@ class Server:
         self._keep = keep
         self._prune_at = 0.0 if store is not None and keep else math.inf  #: monotonic seconds
         self._look_for_door_at = 0.0  #: likewise
-        self._started = time.time()
         self._housing = Housing(store, door.folder if store is None else store.presence_folder)
-        self._schemas: dict[tuple[str, str], WorkflowSchema] = {}
         self._selector = selectors.DefaultSelector()
         self._links: dict[ServerLink, None] = {}
-        self._of_workers: dict[str, ServerLink] = {}
         self._leaving: dict[ServerLink, None] = {}
         self._batch: _Told = []  #: what to tell of what is not committed yet
         self._committing: _Told = []  #: what to tell when the commit has ended
@@ -140,29 +83,7 @@ class Server:
         self._had_links = False
         self._stopped = False
         self._wakeup = Wakeup()
-        self._handlers: dict[type, Callable[[ServerLink, Any], FromBroker | None]] = {
-            Hello: self._hello,
-            Know: self._know,
-            Dispatch: self._dispatch,
-            Register: self._register,
-            Unregister: self._unregister,
-            GetSteps: self._get_steps,
-            ReportSteps: self._report_steps,
-            Trade: self._trade,
-            Watch: self._watch,
-            Leave: self._leave,
-            GetRun: lambda link, request: Runs([self._housing.ask.record(request.instance_id)]),
-            ListRuns: lambda link, it: Runs(self._housing.ask.records(it.workflow_id, it.state, it.limit)),
-            FindRuns: lambda link, request: Found(self._housing.ask.find(request.prefix, request.limit)),
-            GetStory: lambda link, request: Story(self._housing.ask.story(request.instance_id)),
-            Cancel: lambda link, request: Done(self._housing.cancel(request.instance_id, request.step_name)),
-            Resume: self._resume,
-            Prune: lambda link, request: Removed(self._housing.prune(request.keep_for, request.keep_runs)),
-            GetStatus: self._get_status,
-            CheckStore: lambda link, request: Found(self._housing.ask.check()),
-            Retire: self._retire,
-            Forget: self._forget,
-        }
+        self._requests = Requests(self._housing, store, door, keep, stays=stays, links=self._links, leave=self._leave)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -287,9 +208,7 @@ class Server:
         self._selector.unregister(link.fileno())
         link.close()
         self._leaving.pop(link, None)
-        if link.worker_id is not None and self._of_workers.get(link.worker_id) is link:
-            del self._of_workers[link.worker_id]
-            self._housing.missing.add(link.worker_id)
+        self._requests.lose(link)
 
     def _read(self, link: ServerLink) -> int:
         count = 0
@@ -312,7 +231,7 @@ class Server:
                 raise ProtocolError("it is not the key")
             link.let_in()
         try:
-            answer = self._handlers[type(message)](link, message)
+            answer = self._requests.handle(link, message)
         except StoreError:
             raise
         except FuselineError as error:
@@ -329,15 +248,6 @@ class Server:
         if answer is not None:
             self._batch.append((link, answer))
 
-    def _hello(self, link: ServerLink, hello: Hello) -> FromBroker:
-        if hello.protocol != PROTOCOL:
-            raise BrokerError("the broker that runs is of another version of fuseline. End all programs that use it.")
-        store, presence = self._store, str(self._housing.missing.presence_folder)
-        if store is None:
-            return Welcome(os.getpid(), str(self._door.folder), presence, None, None, False)
-        values, spools = str(store.values_folder), str(store.spools_folder)
-        return Welcome(os.getpid(), str(self._door.folder), presence, values, spools, store.syncs)
-
     def _flush(self, link: ServerLink) -> None:
         is_done = link.channel.flush()
         events = selectors.EVENT_READ | (0 if is_done else selectors.EVENT_WRITE)
@@ -352,7 +262,7 @@ class Server:
         looked: set[str] = set()
         while fresh := self._housing.stirred - looked:  # what is given to one may stir another
             for worker_id in fresh:
-                if (link := self._of_workers.get(worker_id)) is not None and link.room > 0:
+                if (link := self._requests.workers.get(worker_id)) is not None and link.room > 0:
                     assignments = self._housing.get_steps(worker_id, link.room)
                     link.assignments += assignments
                     link.room -= len(assignments)
@@ -363,7 +273,7 @@ class Server:
         """Make up what is to be told unasked once all that has happened is stored."""
         housing = self._housing
         for worker_id in housing.stirred:
-            if (link := self._of_workers.get(worker_id)) is not None:
+            if (link := self._requests.workers.get(worker_id)) is not None:
                 notices = housing.notices.pop(worker_id, [])
                 self._batch.append((link, News(notices, housing.unsettled(worker_id), link.answers, link.assignments)))
                 link.answers, link.assignments = [], []
@@ -407,107 +317,10 @@ class Server:
         for link in self._links:
             link.channel.flush()
 
-    # -- requests -----------------------------------------------------------------------------------------------------
-
-    def _know(self, link: ServerLink, request: Know) -> FromBroker:
-        schema = WorkflowSchema.from_json(request.schema)
-        self._schemas[schema.workflow_id, schema.fingerprint] = schema
-        return Done()
-
-    def _schema(self, identity: tuple[str, str]) -> WorkflowSchema:
-        try:
-            return self._schemas[identity]
-        except KeyError:
-            raise WorkflowError(f"the broker was not told of workflow {identity[0]!r}.") from None
-
-    def _dispatch(self, link: ServerLink, request: Dispatch) -> FromBroker:
-        schema = self._schema((request.workflow_id, request.fingerprint))
-        for instance_id, inputs in request.runs:
-            self._housing.dispatch(schema, instance_id, inputs, again=request.again)
-        return Done()
-
-    def _register(self, link: ServerLink, request: Register) -> FromBroker:
-        schemas = [self._schema(identity) for identity in request.workflows]
-        void = self._housing.register(request.worker_id, schemas, request.held)
-        self._of_workers[request.worker_id] = link
-        link.worker_id = request.worker_id
-        return Registered(void, self._housing.unsettled(request.worker_id))
-
-    def _unregister(self, link: ServerLink, request: Unregister) -> FromBroker:
-        worker_id, link.worker_id = self._worker(link), None
-        del self._of_workers[worker_id]
-        self._housing.take_back(worker_id, request.held)
-        self._housing.worker_left(worker_id)
-        return Done()
-
-    def _worker(self, link: ServerLink) -> str:
-        if link.worker_id is None or self._of_workers.get(link.worker_id) is not link:
-            raise UnknownWorkerError(link.worker_id or "")
-        return link.worker_id
-
-    def _get_steps(self, link: ServerLink, request: GetSteps) -> FromBroker:
-        worker_id = self._worker(link)
-        assignments = self._housing.get_steps(worker_id, request.limit)
-        return Steps(assignments, self._housing.unsettled(worker_id))
-
-    def _report_steps(self, link: ServerLink, request: ReportSteps) -> FromBroker:
-        worker_id = self._worker(link)
-        reports = [ended.report() for ended in request.reports]
-        answers = [self._housing.report(worker_id, report, again=request.again) for report in reports]
-        return Answers(answers, self._housing.unsettled(worker_id))
-
-    def _trade(self, link: ServerLink, request: Trade) -> None:
-        worker_id = self._worker(link)
-        reports = [ended.report() for ended in request.reports]
-        link.answers += [self._housing.report(worker_id, report, again=request.again) for report in reports]
-        link.room = request.room - (link.given - request.seen)
-        self._housing.stirred.add(worker_id)
-
-    def _watch(self, link: ServerLink, request: Watch) -> FromBroker:
-        if request.instance_id is not None and self._housing.ask.is_settled(request.instance_id):
-            return Done(False)
-        link.watches = self._housing.watched = True
-        link.watched = request.instance_id
-        return Done()
-
-    def _forget(self, link: ServerLink, request: Forget) -> FromBroker:
-        self._housing.forget(request.instance_id)
-        return Done()
-
-    def _resume(self, link: ServerLink, request: Resume) -> FromBroker:
-        schema = None if request.workflow is None else self._schema(request.workflow)
-        return Done(self._housing.resume(request.instance_id, schema, changed=request.changed))
-
-    def _get_status(self, link: ServerLink, request: GetStatus) -> FromBroker:
-        store = self._store
-        return BrokerStatus(
-            pid=os.getpid(),
-            version=__version__,
-            path=None if store is None else str(store.path),
-            durability="process" if store is None or not store.syncs else "power",
-            stays=self._stays,
-            started=self._started,
-            programs=len(self._links),
-            workers=self._housing.workers(
-                {name: pid for name, link in self._of_workers.items() if (pid := link.peer_pid()) is not None}
-            ),
-            counts=self._housing.ask.counts(),
-            size_bytes=0 if store is None else store.size_bytes(),
-            keep_for=self._keep.seconds,
-            keep_runs=self._keep.runs,
-        )
-
-    def _retire(self, link: ServerLink, request: Retire) -> FromBroker:
-        if self._stays or self._store is None:
-            return Done(False)
-        for each in self._links:
-            self._leave(each)
-        return Done()
-
-    def _leave(self, link: ServerLink, request: Leave | None = None) -> FromBroker:
+    def _leave(self, link: ServerLink) -> None:
+        """Let a program go once all that it has asked for is stored."""
         self._leaving[link] = None
         self._batch.append((link, None))
-        return Done()
 
 
 def raise_file_limit() -> None:

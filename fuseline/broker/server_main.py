@@ -27,8 +27,8 @@ import msgspec
 
 from fuseline.broker.door import DOOR_PREFIX, Door, knock, runtime_folder, sweep_doors
 from fuseline.broker.link import ClientLink, LinkLost, ServerLink
-from fuseline.broker.server import Retention, Server
-from fuseline.broker.store import Durability, Store
+from fuseline.broker.server import Server
+from fuseline.broker.store import Durability, Retention, Store
 from fuseline.broker.store.file import read_owner
 from fuseline.broker.wire import Done, Refused, Retire
 from fuseline.errors import BrokerError, FuselineError, StoreInUse

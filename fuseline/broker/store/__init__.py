@@ -14,10 +14,11 @@ others rely on (outcomes, dispatches, cancellations) is synced to the disk with 
 mean nothing after a power cut, ride along with the next sync.
 
 ``file`` is who may open it, ``database`` the connection, ``changes`` what is to be written, ``rows`` how that looks,
-``store`` all that is asked and written.
+``store`` all that is asked and written, ``retention`` how much of it is to stay.
 """
 
 from fuseline.broker.store.changes import Changes, Moment
+from fuseline.broker.store.retention import KEEP_ALL, Retention
 from fuseline.broker.store.store import Durability, Store
 
-__all__ = ["Changes", "Durability", "Moment", "Store"]
+__all__ = ["KEEP_ALL", "Changes", "Durability", "Moment", "Retention", "Store"]
