@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import resource
 import socket
 import stat
 import struct
@@ -28,6 +30,8 @@ from fuseline.broker.wire import (
     BrokerStatus,
     Dispatch,
     Done,
+    FindRuns,
+    Found,
     GetStatus,
     Hello,
     Know,
@@ -145,6 +149,43 @@ def test_a_thousand_silent_connections_keep_nobody_waiting(stored: LocalBroker, 
             stack.enter_context(connect(folder))
         assert serves(stored)
         assert stored.status().programs <= 100  # the oldest were closed
+
+
+@contextmanager
+def without_descriptors(pid: int, spare: int) -> Iterator[None]:
+    """Leave a process so many descriptors that are not in use."""
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = (number for number in itertools.count() if number not in used)
+    limit = next(itertools.islice(free, spare, None))  # the first that it cannot have
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process has no say in the limits of another")
+def test_without_descriptors_nobody_new_is_let_in_until_there_are_some(stored: LocalBroker, folder: Path) -> None:
+    with ExitStack() as stack:
+
+        def come_in() -> ClientLink:
+            link = ClientLink(*knock(folder))
+            stack.callback(link.close)
+            return link
+
+        with without_descriptors(stored.pid, 3):
+            links = [come_in() for _ in range(3)]
+            turned_away = [stack.enter_context(connect(folder)) for _ in range(20)]
+            assert all(map(is_closed, turned_away))
+            assert serves(stored)
+            assert [len(link.call(FindRuns("", 9), Found).texts) for link in links] == [1, 1, 1]
+            links.pop().close()
+            stored.find_runs("")  # after that, the broker has noticed
+            links.append(come_in())
+            assert is_closed(stack.enter_context(connect(folder)))
+        links.append(come_in())
+        assert [link.call(GetStatus(), BrokerStatus).programs for link in links] == [5, 5, 5, 5]
 
 
 def test_another_version_is_told_so(folder: Path) -> None:

@@ -1,9 +1,12 @@
-"""Requests that meet in one batch, or that change nothing: what the store has afterwards."""
+"""Requests that meet in one batch, or that change nothing, and brokers that follow others: what the store has then."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -11,8 +14,12 @@ from fuseline.broker.housing import Housing
 from fuseline.broker.store import Store
 from fuseline.encoding import decode, encode
 from fuseline.errors import UnknownRunError
-from fuseline.messages import StepAssignment
+from fuseline.messages import AttemptReport, Outcome, StepAssignment, StepReport
+from fuseline.presence import Presence
+from fuseline.spool import Spool, remove_spools
 from fuseline.states import State
+from fuseline.values import Value
+from fuseline.workplace import LARGE, Workplace
 
 from ..core.helpers import dag, report_of
 
@@ -68,3 +75,147 @@ def test_a_run_may_be_forgotten_in_the_batch_in_which_it_ends(housing: Housing) 
     housing.commit()
     with pytest.raises(UnknownRunError):
         housing.ask.record("r")
+
+
+# -- one broker after another -----------------------------------------------------------------------------------------
+
+Reopen = Callable[[], Housing]
+
+
+@pytest.fixture
+def reopen(kept: Store) -> Iterator[Reopen]:
+    """Ends a broker, and returns the next one of that store."""
+    stores = [kept]
+
+    def reopen() -> Housing:
+        stores.pop().close()
+        stores.append(Store(kept.path))
+        housing = Housing(stores[0], kept.presence_folder)
+        housing.recover()
+        return housing
+
+    yield reopen
+    stores.pop().close()
+
+
+def story(housing: Housing, run: str) -> list[tuple[str | None, str]]:
+    return [(move.step_name, move.state.value) for move in housing.ask.story(run)]
+
+
+def ids(housing: Housing, state: State | None = None, limit: int | None = None) -> list[str]:
+    return [record.instance_id for record in housing.ask.records(None, state, limit)]
+
+
+def test_what_happens_after_the_clock_was_set_back_comes_after_what_happened_before(
+    housing: Housing, reopen: Reopen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    first = take(housing)
+    for hours in (1, 2, 3):
+        monkeypatch.setattr("fuseline.broker.housing.time.time", lambda hours=hours: real() - 3600 * hours)
+        housing = reopen()
+        assert housing.register("w.1", [SCHEMA], [first.token] if hours == 1 else []) == []
+        if hours == 1:
+            succeed(housing, first)
+            housing.dispatch(SCHEMA, "s", {})
+            housing.commit()
+        assert housing.ask.record("r").steps["a"].state is State.SUCCEEDED
+        if hours == 2:
+            for _ in range(3):
+                succeed(housing, take(housing))
+    in_order = ["READY", "RUNNING", "SUCCEEDED"]
+    expected = [(step, state) for step in "ab" for state in in_order]
+    for run in "rs":
+        assert story(housing, run) == [expected[0], (None, "RUNNING"), *expected[1:], (None, "SUCCEEDED")]
+    times = [move.at for move in housing.ask.story("r")]
+    assert times[0] > times[3] + 3000 > times[-1] + 6000
+    assert housing.ask.record("s").created < housing.ask.record("r").created
+    assert ids(housing) == ids(housing, State.SUCCEEDED) == ["r", "s"]
+    assert ids(housing, limit=1) == ["s"]
+    assert housing.ask.find("", 2) == ["s", "r"]
+
+
+class Left(NamedTuple):
+    """What is left of a program that was killed when it had finished a step, and of one that nobody knows of."""
+
+    presence: Presence  #: of what it had started, and is there still
+    token: int
+    result: Value
+    file: Path  #: of the result
+    leftover: Path  #: a file that nothing refers to
+
+
+@pytest.fixture
+def left(housing: Housing, kept: Store) -> Iterator[Left]:
+    presence = Presence(kept.presence_folder / "w")
+    place = Workplace(presence=presence.path, values=kept.values_folder, spools=kept.spools_folder)
+    token = take(housing).token
+    result = place.keep(encode(b"x" * (2 * LARGE)), "it")
+    spool = Spool(kept.spools_folder, "w")
+    spool.add(AttemptReport(token=token, outcome=Outcome.RETURNED, result=result, started=1.0))
+    spool.close()
+    file, leftover = Path(result.file), kept.values_folder / ("0" * 32)
+    leftover.write_bytes(b"")
+    for path in (file, leftover):
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
+    yield Left(presence, token, result, file, leftover)
+    presence.leave()
+
+
+def test_files_are_swept_when_the_last_words_of_all_who_are_missing_were_heard(left: Left, reopen: Reopen) -> None:
+    housing = reopen()
+    soon = time.monotonic() + 1.0
+    housing.on_time(soon)
+    housing.prune(None, None)
+    assert left.file.exists()
+    assert left.leftover.exists()  # nothing was swept
+    left.presence.leave()
+    housing.on_time(soon + 1.0)
+    assert not left.leftover.exists()
+    assert left.file.exists()
+    step = housing.ask.record("r").steps["a"]
+    assert (step.state, step.result) == (State.SUCCEEDED, left.result)
+    assert housing.ask.check() == []
+
+
+def test_what_one_who_was_missing_has_just_said_is_stored_before_files_are_swept(left: Left, reopen: Reopen) -> None:
+    housing = reopen()
+    assert housing.register("w.1", [SCHEMA], [left.token]) == []
+    report = StepReport(
+        workflow_id=SCHEMA.workflow_id,
+        instance_id="r",
+        step_name="a",
+        state=State.SUCCEEDED,
+        result=left.result,
+        token=left.token,
+    )
+    housing.report("w.1", report)
+    housing.on_time(time.monotonic() + 1.0)
+    assert not left.leftover.exists()
+    assert left.file.exists()
+    housing = reopen()
+    assert housing.ask.record("r").steps["a"].result == left.result
+    assert housing.ask.check() == []
+
+
+def test_last_words_are_removed_when_they_are_stored(
+    left: Left, reopen: Reopen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Store | None = None
+    removed = []
+
+    def remove(folder: Path, program: str) -> None:
+        assert store is not None, "too early"
+        is_settled, loaded = store.is_settled, store.load("r")
+        assert loaded is not None
+        removed.append((program, is_settled, loaded[1].steps["a"].state))
+        remove_spools(folder, program)
+
+    monkeypatch.setattr("fuseline.broker.absentees.remove_spools", remove)
+    left.presence.leave()
+    housing = reopen()
+    store = housing._store
+    assert store is not None
+    housing.on_time(time.monotonic() + 1.0)
+    assert removed == [("w", True, State.SUCCEEDED)]
+    assert list(store.spools_folder.iterdir()) == []

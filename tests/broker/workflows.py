@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ class Hold(Step):
 
     def run_step(self, gate: Gate) -> str:
         gate.enter()
+        return "held"
+
+
+class HoldWithHelp(Step):
+    """Starts a process, says which, and runs until its gate opens."""
+
+    def run_step(self, gate: Gate) -> str:
+        with subprocess.Popen(["sleep", "3600"]) as helper:
+            gate.enter(str(helper.pid))
+            helper.kill()
         return "held"
 
 

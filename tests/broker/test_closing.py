@@ -1,0 +1,92 @@
+"""A broker that is closed while an engine works with it: the engine ends with what it runs, and the run goes on."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import textwrap
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+
+from fuseline import ProcessEngine, Workflow
+from fuseline.broker import LocalBroker
+from fuseline.testing import Gate
+from fuseline.testing.contract import is_running
+from fuseline.testing.gate import HANG
+
+from .conftest import wait_gone
+from .test_engines import at_work
+from .workflows import Hold
+
+PROGRAM = """
+    import sys, threading
+    from fuseline import ProcessEngine, Workflow
+    from fuseline.broker import LocalBroker
+    from fuseline.errors import BrokerError
+    sys.path.insert(0, sys.argv[2])
+    from workflows import Hold
+
+    closed = threading.Event()
+
+    class Patient(LocalBroker):
+        '''Looks for another link when it is closed altogether, and not before.'''
+
+        def _extra_link(self, on_push):
+            if self._closed:
+                closed.wait()
+            return super()._extra_link(on_push)
+
+    def work():
+        try:
+            engine.work()
+        except BrokerError as error:
+            print(error)
+
+    broker = Patient(sys.argv[1])
+    engine = ProcessEngine(broker, [Workflow(outputs=[Hold()], name="hold")], processes=1)
+    thread = threading.Thread(target=work)
+    thread.start()
+    sys.stdin.readline()
+    broker.close()
+    closed.set()
+    thread.join()
+    sys.stdin.read()
+"""
+
+
+def test_an_engine_ends_with_its_children_and_the_next_program_finishes_the_run(store: Path, gate: Gate) -> None:
+    workflow = Workflow(outputs=[Hold()], name="hold")
+    with LocalBroker(store) as broker:
+        run = broker.dispatch_workflow(workflow.to_schema(), {"gate": gate})
+    wait_gone(broker.pid)
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(store), str(Path(__file__).parent)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as program, ExitStack() as stack:
+        stack.callback(program.kill)
+        assert program.stdin is not None
+        assert program.stdout is not None
+        gate.wait_entered()
+        children = [each.pid for each in psutil.Process(program.pid).children() if not is_tracker(each)]
+        assert len(children) == 2  # one that runs the step, and the guardian
+        program.stdin.write("close it\n")
+        program.stdin.flush()
+        assert select.select([program.stdout], [], [], HANG)[0]
+        assert "LocalBroker is closed" in program.stdout.readline()
+        assert not any(map(is_running, children))  # though the program is there still
+        assert program.communicate(timeout=HANG)[0] == ""
+        assert program.returncode == 0
+    with LocalBroker(store) as broker:
+        with at_work(ProcessEngine(broker, [workflow], processes=1, executor="inline")):
+            gate.wait_entered()
+            gate.open()
+        assert broker.result(run) == "held"
+        assert broker.get_run(run).steps["Hold"].attempts == 2
+    wait_gone(broker.pid)
+
+
+def is_tracker(process: psutil.Process) -> bool:
+    """Return whether it is a helper that stays as long as its program."""
+    return "resource_tracker" in " ".join(process.cmdline())
