@@ -6,13 +6,17 @@ import select
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
+import pytest
 
 from fuseline import ProcessEngine, Workflow
 from fuseline.broker import LocalBroker
+from fuseline.errors import BrokerError
+from fuseline.presence import is_gone
 from fuseline.testing import Gate
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
@@ -20,6 +24,64 @@ from fuseline.testing.gate import HANG
 from .conftest import wait_gone
 from .test_engines import at_work
 from .workflows import Hold
+
+HOLD = Workflow(outputs=[Hold()], name="hold")
+
+
+class Work:
+    """An engine that works in a thread, and the broker that is closed under it."""
+
+    def __init__(self, store: Path, gate: Gate) -> None:
+        self.errors: list[BrokerError] = []
+        self.broker = LocalBroker(store)
+        self.presence = self.broker.workplace.presence
+        self.run = self.broker.dispatch_workflow(HOLD.to_schema(), {"gate": gate})
+        self._gate = gate
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+        gate.wait_entered()
+        self.broker.close()
+
+    def _work(self) -> None:
+        try:
+            ProcessEngine(self.broker, [HOLD], processes=1).work()
+        except BrokerError as error:
+            self.errors.append(error)
+
+    def ends(self) -> bool:
+        """Wait for the engine, which must not wait for the step."""
+        self._thread.join(HANG)
+        if has_ended := not self._thread.is_alive():
+            return has_ended
+        self._gate.open()
+        self._thread.join(HANG)
+        return False
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "others stay"])
+def test_an_engine_ends_whoever_else_uses_the_broker(store: Path, gate: Gate, others: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(others):
+            stack.enter_context(LocalBroker(store))
+        work = Work(store, gate)
+        assert work.ends()
+        [error] = work.errors
+        assert "LocalBroker is closed" in str(error)
+    wait_gone(work.broker.pid)
+
+
+def test_what_an_engine_had_is_given_away_when_it_has_ended_though_its_program_goes_on(store: Path, gate: Gate) -> None:
+    work = Work(store, gate)
+    assert work.ends()
+    assert is_gone(work.presence)
+    with LocalBroker(store) as broker:
+        with at_work(ProcessEngine(broker, [HOLD], processes=1, executor="inline")):
+            gate.wait_entered()
+            gate.open()
+        assert broker.result(work.run) == "held"
+        assert broker.get_run(work.run).steps["Hold"].attempts == 2
+    wait_gone(broker.pid)
+
 
 PROGRAM = """
     import sys, threading
@@ -58,9 +120,8 @@ PROGRAM = """
 
 
 def test_an_engine_ends_with_its_children_and_the_next_program_finishes_the_run(store: Path, gate: Gate) -> None:
-    workflow = Workflow(outputs=[Hold()], name="hold")
     with LocalBroker(store) as broker:
-        run = broker.dispatch_workflow(workflow.to_schema(), {"gate": gate})
+        run = broker.dispatch_workflow(HOLD.to_schema(), {"gate": gate})
     wait_gone(broker.pid)
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(store), str(Path(__file__).parent)]
     pipe = subprocess.PIPE
@@ -79,7 +140,7 @@ def test_an_engine_ends_with_its_children_and_the_next_program_finishes_the_run(
         assert program.communicate(timeout=HANG)[0] == ""
         assert program.returncode == 0
     with LocalBroker(store) as broker:
-        with at_work(ProcessEngine(broker, [workflow], processes=1, executor="inline")):
+        with at_work(ProcessEngine(broker, [HOLD], processes=1, executor="inline")):
             gate.wait_entered()
             gate.open()
         assert broker.result(run) == "held"

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from fuseline.broker.wire import (
     Welcome,
 )
 from fuseline.channel import Channel
-from fuseline.errors import BrokerError
+from fuseline.errors import BrokerError, StoreError
 from fuseline.testing.gate import HANG
 
 from .workflows import adding
@@ -186,6 +186,16 @@ def test_without_descriptors_nobody_new_is_let_in_until_there_are_some(stored: L
             assert is_closed(stack.enter_context(connect(folder)))
         links.append(come_in())
         assert [link.call(GetStatus(), BrokerStatus).programs for link in links] == [5, 5, 5, 5]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process has no say in the limits of another")
+def test_without_descriptors_a_broker_that_is_asked_how_it_is_goes_on(stored: LocalBroker) -> None:
+    pid = stored.pid
+    with without_descriptors(pid, 0):
+        with suppress(StoreError):
+            stored.status()
+        assert serves(stored)
+    assert stored.status().pid == pid
 
 
 def test_another_version_is_told_so(folder: Path) -> None:

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +126,61 @@ def test_a_fork_that_closes_the_broker_closes_nothing_of_its_program(broker: Loc
     assert step is not None
     assert step.instance_id == run
     broker.unregister_worker(worker_id)
+
+
+def test_a_fork_may_work_and_its_workers_are_others_than_those_of_its_program(stored: LocalBroker) -> None:
+    schema = adding().to_schema()
+    stored.register_worker([schema])
+    run = stored.dispatch_workflow(schema, {"a": 1})
+    of_fork, told = os.pipe()
+    heard, go = os.pipe()
+
+    def work() -> None:
+        worker_id = stored.register_worker([schema])
+        step = stored.get_step(worker_id, HANG)
+        assert step is not None
+        os.write(told, worker_id.encode())
+        os.read(heard, 1)
+
+    pid = fork(work)
+    try:
+        worker_of_fork = os.read(of_fork, 100).decode()
+        worker_id = stored.register_worker([schema])
+        assert worker_id != worker_of_fork
+        assert stored.get_step(worker_id) is None  # the fork has it
+    finally:
+        os.write(go, b"x")
+        assert_ends_well(pid)
+        for fd in (of_fork, told, heard, go):
+            os.close(fd)
+    step = stored.get_step(worker_id, HANG)  # for the fork is gone, though its program is not
+    assert step is not None
+    assert (step.instance_id, step.attempt) == (run, 2)
+    stored.unregister_worker(worker_id)
+
+
+def test_a_fork_may_ask_though_its_program_was_just_asking(
+    stored: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, is_asking = ClientLink._read, threading.Event()
+
+    def read(link: ClientLink, timeout: float | None = None) -> None:
+        is_asking.set()
+        real(link, timeout)
+
+    monkeypatch.setattr(ClientLink, "_read", read)
+    os.kill(stored.pid, signal.SIGSTOP)  # so that it does not answer yet
+    thread = threading.Thread(target=stored.find_runs, args=[""])
+    try:
+        thread.start()
+        assert is_asking.wait(HANG)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python has one for forks of programs with threads
+            pid = fork(lambda: stored.find_runs(""))
+    finally:
+        os.kill(stored.pid, signal.SIGCONT)
+        thread.join(HANG)
+    assert_ends_well(pid)
 
 
 PROGRAM = """
