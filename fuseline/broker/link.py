@@ -186,6 +186,7 @@ def _after_fork_in_child() -> None:
     for link in list(_links):
         if link.fileno() >= 0:
             os.close(link._connection.detach())
+        link._lock = threading.Lock()  # the thread that may have had it is not here
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

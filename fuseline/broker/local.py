@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -119,18 +120,22 @@ class LocalBroker(Broker):
         self.path = None if path is None else Path(path).expanduser().resolve()
         self._durability = durability
         self._keep = (keep_for, keep_runs)
-        self._lock = threading.RLock()
-        self._workers: dict[str, LocalWorker] = {}
+        self._begin()
         self._numbers = itertools.count(1)
-        self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
-        self._presence: Presence | None = None
         self._tidy_at = time.monotonic() + _TIDYING
         self._closed = False
-        self._pid = os.getpid()
         self._anchor: ClientLink | None = None  #: keeps a broker without a store alive when the main link is lost
         self._main = self._join()
         if self.path is None:
             self._anchor = self._find()
+        _brokers.add(self)
+
+    def _begin(self) -> None:
+        """Have no part in the work yet. A fork of the program begins like this, too: it is another one."""
+        self._lock = threading.RLock()
+        self._workers: dict[str, LocalWorker] = {}
+        self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
+        self._presence: Presence | None = None
 
     # -- the process --------------------------------------------------------------------------------------------------
 
@@ -213,6 +218,7 @@ class LocalBroker(Broker):
         Raises:
             BrokerError: there is none, and nothing to start one with.
         """
+        self._check_open()
         give_up = time.monotonic() + _PATIENCE
         while (link := self._find(on_push)) is None:
             if time.monotonic() >= give_up:
@@ -263,8 +269,6 @@ class LocalBroker(Broker):
 
     def close(self) -> None:
         """Leave the broker. If this was the last program, blocks until its store is closed. May be called twice."""
-        if os.getpid() != self._pid:
-            return  # a fork of the program: what there is here is not its own
         with self._lock:
             if self._closed:
                 return
@@ -314,7 +318,8 @@ class LocalBroker(Broker):
                 values = encode_inputs(each).items()
                 kept = {name: place.keep(value, f"the input {name!r}") for name, value in values}
                 batch.append((uuid.uuid4().hex[:16], kept))
-                if len(batch) == _AT_ONCE or time.monotonic() >= send_by:
+                has_files = any(value.file for value in kept.values())  # which somebody must soon know of
+                if has_files or len(batch) == _AT_ONCE or time.monotonic() >= send_by:
                     ids += self._dispatch(schema, batch)
                     batch = []
                     send_by = time.monotonic() + _GATHERING
@@ -337,14 +342,23 @@ class LocalBroker(Broker):
             worker_id = f"{self.workplace.presence.name}.{next(self._numbers)}"
         worker = LocalWorker(self._extra_link, worker_id, known, self._place)
         with self._lock:
-            self._workers[worker_id] = worker
+            if is_open := not self._closed:
+                self._workers[worker_id] = worker
+        if not is_open:
+            worker.close()
+            self._check_open()
         return worker_id
 
     def unregister_worker(self, worker_id: str) -> None:
         worker = self._worker(worker_id)
         with self._lock:
             del self._workers[worker_id]
-        worker.close()
+        try:
+            worker.close()
+        finally:
+            is_last = not any(other.is_at_work for other in list(self._workers.values()))
+            if self._closed and is_last and self._presence is not None:
+                self._presence.leave()  # what they had is given to others now
 
     def get_steps(self, worker_id: str, limit: int) -> Sequence[StepAssignment]:
         return self._worker(worker_id).get_steps(limit)
@@ -510,6 +524,17 @@ class LocalBroker(Broker):
     def check(self) -> list[str]:
         """Return what is wrong with the store, one sentence each; nothing if it is whole. Others wait meanwhile."""
         return self._call(CheckStore(), Found).texts
+
+
+_brokers: weakref.WeakSet[LocalBroker] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for broker in list(_brokers):
+        broker._begin()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _environment() -> dict[str, str]:

@@ -107,6 +107,7 @@ class LocalWorker:
         self.unsettled = 0  #: as the broker has said last
         self.news = _News(self._read_news)
         self._connect = connect
+        self._has_hung_up = False
         self._schemas = schemas
         self._lock = threading.RLock()
         self._notices: list[Notice] = []
@@ -158,6 +159,8 @@ class LocalWorker:
         self.news.unwatch()
         self._link.close()
         self._link = self._connected()
+        if self._has_hung_up:
+            self._link.close()
         self.news.set()  # whatever is known of the broker may be out of date
 
     def _connected(self) -> ClientLink:
@@ -288,6 +291,7 @@ class LocalWorker:
 
     def hang_up(self) -> None:
         """Leave without a word: what is held here still runs. Whoever waits for news gets an error."""
+        self._has_hung_up = True
         self._link.close()
         self.news.set()
 
