@@ -200,7 +200,7 @@ class WorkflowChangedError(WorkflowError):
             advice = f"the one that {end} of this broker {'serve' if workers > 1 else 'serves'}. End them"
         elif runs:
             some = ", ".join(self.runs[:3]) + (", …" if len(self.runs) > 3 else "")
-            advice = f"runs of it that have not ended ({some}). Resume these with changed=True, or cancel them"
+            advice = f"runs of it that have not ended ({some}). Let a LocalBroker migrate() these, or cancel them"
         else:
             advice = "when the run began. Resume it with changed=True"
         super().__init__(f"{what} {advice}; or give the changed workflow another version=.")

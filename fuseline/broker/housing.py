@@ -17,7 +17,7 @@ from fuseline.broker.absentees import Absentees, program_of
 from fuseline.broker.inquiries import Inquiries
 from fuseline.broker.store import Changes, Moment, Store
 from fuseline.broker.wire import WorkerInfo
-from fuseline.errors import UnknownRunError, WorkflowChangedError
+from fuseline.errors import UnknownRunError, WorkflowChangedError, WorkflowError
 from fuseline.messages import (
     AttemptReport,
     FinishNotice,
@@ -269,56 +269,89 @@ class Housing:
 
         Args:
             schema: the workflow as it is now; None if it is still the same.
-            changed: whether it may be another one than the run had.
+            changed: whether it may be another one than the run had. Then one that waits goes on with it, too.
 
         Raises:
             WorkflowChangedError: it is, and may not be.
             WorkflowError: the inputs of the run do not fit it any more.
         """
         store = self.ask.stored("cannot resume runs")
-        self._make_way(instance_id, schema if changed else None)
         self.commit()
         found = store.load(instance_id)
         if found is None:
             raise UnknownRunError(instance_id)
         known, record = found
-        if schema is None:
-            schema = known
+        schema = schema or known
         if (schema.workflow_id, schema.fingerprint) != (known.workflow_id, known.fingerprint) and not changed:
             raise WorkflowChangedError(schema.workflow_id)
-        if record.state not in (State.FAILED, State.CANCELLED):
-            return False
-        plan = Plan(schema)
-        revived = revive_record(record, plan)
-        self._handle(RunRestored(schema, revived, self._epoch), matters=True)
-        run = self._core.runs[instance_id]
-        assert record.finished is not None
-        self._changes.moves.append(Moment(run, None, record.state, None, "", record.finished - self._epoch, None, None))
-        self._note_revival(run, revived)
-        return True
+        if record.state in (State.FAILED, State.CANCELLED):
+            revived = revive_record(record, Plan(schema))
+            self._restore(schema, revived, "resumed", ended=record)
+            return True
+        old = [run for run in self._older_runs(schema) if run.instance_id == instance_id and not run.running]
+        self._move(old, schema)
+        return bool(old)
 
-    def _make_way(self, instance_id: str, schema: WorkflowSchema | None) -> None:
-        """Cancel a run that waits, and that is to go on with a changed workflow, if it can."""
-        run = self._core.runs.get(instance_id)
-        if run is None or schema is None or run.state.is_settled or run.running:
+    def migrate(self, schema: WorkflowSchema) -> list[str]:
+        """Let all runs that wait with an earlier version of a workflow go on with this one; return their ids.
+
+        Raises:
+            WorkflowChangedError: a worker serves the earlier version.
+            WorkflowError: the inputs of one do not fit any more, or it has a step that may still run. None was changed.
+        """
+        self.ask.stored("has no runs that are older than their workflow")
+        self.commit()
+        old = self._older_runs(schema)
+        self._move(old, schema)
+        return [run.instance_id for run in old]
+
+    def _older_runs(self, schema: WorkflowSchema) -> list[Run]:
+        """Return the runs that have not ended, of a workflow that was another one when they began."""
+        return [
+            run
+            for run in self._core.runs.values()
+            if run.plan.workflow_id == schema.workflow_id
+            and run.plan.fingerprint != schema.fingerprint
+            and not run.state.is_settled
+        ]
+
+    def _move(self, runs: Sequence[Run], schema: WorkflowSchema) -> None:
+        """Let runs that wait go on with another version of their workflow. First what may refuse, then all of them."""
+        if not runs:
             return
-        if schema.fingerprint != run.plan.fingerprint:
-            self._core.check_unused(schema.workflow_id, run)  # these two first: if they refuse, the run stays as it is
-            revive_record(self.ask.record(instance_id), Plan(schema))
-            seen = len(self.happened)
-            self._handle(RunCancelled(instance_id), matters=True)
-            self._changes.runs[run] = None
-            del self.happened[seen:]  # for those who watch, the run has not ended
+        plan = Plan(schema)
+        self._core.check_unused(schema.workflow_id, runs)
+        for run in runs:
+            if run.running:
+                raise WorkflowError(
+                    f"run {run.instance_id} has a step whose worker may still be there. Try again when that has ended."
+                )
+        revived = [revive_record(self.ask.record(run.instance_id), plan) for run in runs]
+        for run in runs:  # it ends in the core alone: for the store, and for those who watch, it goes on
+            self._core.handle(RunCancelled(run.instance_id), time.monotonic())
+            self._core.handle(RunForgotten(run.instance_id), time.monotonic())
+        for record in revived:
+            self._restore(schema, record, "moved to the changed workflow")
 
-    def _note_revival(self, run: Run, record: RunRecord) -> None:
+    def _restore(self, schema: WorkflowSchema, record: RunRecord, how: str, *, ended: RunRecord | None = None) -> None:
+        """Take up a run again.
+
+        Args:
+            ended: how it had ended, if it had.
+        """
+        self._handle(RunRestored(schema, record, self._epoch), matters=True)
+        run = self._core.runs[record.instance_id]
+        if ended is not None and ended.finished is not None:
+            at = ended.finished - self._epoch
+            self._changes.moves.append(Moment(run, None, ended.state, None, "", at, None, None))
         now = time.monotonic()
         self._changes.revived.append(run)
         self._changes.runs[run] = None
-        self._note(Moment(run, None, run.state, None, "it was resumed", now, None, None))
+        self._note(Moment(run, None, run.state, None, f"it was {how}", now, None, None))
         for step, (name, known) in enumerate(record.steps.items()):
             if known.state is State.PENDING:
                 attempts = known.attempts
-                self._note(Moment(run, name, run.states[step], attempts, "the run was resumed", now, None, None))
+                self._note(Moment(run, name, run.states[step], attempts, f"the run was {how}", now, None, None))
             if known.state is not State.PENDING or known.attempts:
                 self._changes.steps[run, step] = known.result
 

@@ -56,6 +56,7 @@ from fuseline.broker.wire import (
     Know,
     Leave,
     ListRuns,
+    Migrate,
     Prune,
     Removed,
     Resume,
@@ -493,6 +494,22 @@ class LocalBroker(Broker):
         """
         workflow = None if schema is None else (check_schema(schema).workflow_id, schema.fingerprint)
         return self._call(Resume(instance_id, workflow, changed), Done, schema).had_effect
+
+    def migrate(self, schema: WorkflowSchema) -> list[str]:
+        """Let all runs go on with this workflow that wait with an earlier version of it.
+
+        Of each, what has succeeded is kept, as by ``resume(changed=True)``; all others of its steps start anew.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            WorkflowChangedError: a worker serves the earlier version. End it first.
+            WorkflowError: the inputs of one do not fit any more, or a step of one may still run. None was changed.
+            BrokerError: the broker has no store.
+        """
+        identity = (check_schema(schema).workflow_id, schema.fingerprint)
+        return self._call(Migrate(identity), Found, schema).texts
 
     def forget(self, instance_id: str) -> None:
         self._call(Forget(instance_id), Done)

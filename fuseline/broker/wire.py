@@ -48,6 +48,7 @@ __all__ = [
     "Know",
     "Leave",
     "ListRuns",
+    "Migrate",
     "News",
     "Prune",
     "Refused",
@@ -230,6 +231,12 @@ class Resume(_Message, frozen=True):
     changed: bool
 
 
+class Migrate(_Message, frozen=True):
+    """Asks for the runs to go on with this workflow that wait with an earlier version of it."""
+
+    workflow: tuple[str, str]  #: (workflow_id, fingerprint)
+
+
 class Forget(_Message, frozen=True):
     """Asks for a run to be dropped."""
 
@@ -275,6 +282,7 @@ ToBroker = (
     | Watch
     | Cancel
     | Resume
+    | Migrate
     | Forget
     | Prune
     | GetStatus
@@ -338,7 +346,7 @@ class Story(_Message, frozen=True):
 
 
 class Found(_Message, frozen=True):
-    """Answers ``FindRuns`` and ``CheckStore``."""
+    """Answers ``FindRuns``, ``Migrate`` and ``CheckStore``."""
 
     texts: list[str]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -80,11 +81,12 @@ def _changed(error: WorkflowChangedError) -> str:
     """Return what is in the way of a changed workflow, and the commands that clear it."""
     if error.workers or not error.runs:
         return str(error)
-    one, more = error.runs[0], len(error.runs) - 1
-    others = f" (and {more} more)" if more else ""
+    name = error.workflow_id
+    runs = f"run {error.runs[0]} waits" if len(error.runs) == 1 else f"{len(error.runs):,} runs wait"
     return (
-        f"run {one}{others} of this workflow has not ended, and the workflow has changed since it began. Go on with it "
-        f"by 'fuseline resume {one} MODULE:WORKFLOW --changed', or end it by 'fuseline cancel {one}'."
+        f"{runs} in this store for another version of workflow {name!r}. Go on with this one by 'fuseline migrate "
+        f"MODULE:WORKFLOW', or end what waits by 'fuseline cancel --workflow {shlex.quote(name)}'. Where it is another "
+        "project's, use another --store."
     )
 
 

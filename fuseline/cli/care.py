@@ -1,4 +1,4 @@
-"""The commands that look after runs and their store: ``cancel``, ``prune``, ``broker``."""
+"""The commands that look after runs and their store: ``cancel``, ``migrate``, ``prune``, ``broker``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from fuseline.cli.app import Nonsense, Problem
 from fuseline.cli.stores import find_run, open_store, prepare_folder, store_path
 from fuseline.cli.text import plural
 from fuseline.cli.times import size
+from fuseline.cli.workflows import find_workflow
+from fuseline.states import State
 
-__all__ = ["cancel_run", "keep_broker", "prune_runs"]
+__all__ = ["cancel_run", "keep_broker", "migrate_runs", "prune_runs"]
 
 
-def cancel_run(prefix: str, step: str | None, *, store: str | None) -> int:
-    """Cancel a run, or one step of it."""
+def cancel_run(prefix: str | None, step: str | None, *, workflow: str | None, store: str | None) -> int:
+    """Cancel a run, one step of it, or all runs of a workflow."""
+    if (prefix is None) is (workflow is None):
+        raise Nonsense("say what to cancel: a RUN, or all runs of a workflow with --workflow NAME.")
+    if workflow is not None:
+        return _cancel_runs_of(workflow, store)
+    assert prefix is not None
     with open_store(store) as broker:
         instance_id = find_run(broker, prefix)
         record = broker.record(instance_id)
@@ -34,6 +41,27 @@ def cancel_run(prefix: str, step: str | None, *, store: str | None) -> int:
         click.echo(f"{what} is cancelled.")
     else:
         click.echo(f"{what} is being cancelled: what runs of it is told to end.")
+    return 0
+
+
+def _cancel_runs_of(workflow: str, store: str | None) -> int:
+    """Cancel all runs of a workflow that have not ended."""
+    with open_store(store) as broker:
+        open_states = (State.PENDING, State.RUNNING)
+        records = [record for state in open_states for record in broker.records(state=state)]
+        ids = [record.instance_id for record in records if workflow in (record.workflow, record.workflow_id)]
+        count = sum(map(broker.cancel, ids))
+    click.echo(f"{plural(count, 'run')} of {workflow!r} cancelled.")
+    return 0
+
+
+def migrate_runs(target: str, *, store: str | None) -> int:
+    """Let the runs that wait with an earlier version of a workflow go on with what it is now."""
+    schema = find_workflow(target).to_schema()
+    with open_store(store) as broker:
+        count = len(broker.migrate(schema))
+    goes = "goes" if count == 1 else "go"
+    click.echo(f"{plural(count, 'run')} of {schema.name!r} {goes} on with the workflow as it is now.")
     return 0
 
 

@@ -191,9 +191,10 @@ def story(**given: Any) -> int:
 # -- looking after ----------------------------------------------------------------------------------------------------
 
 
-@fuseline_command.command(epilog=_example("fuseline cancel 3f2a"))
-@click.argument("prefix", metavar="RUN")
+@fuseline_command.command(epilog=_example("fuseline cancel 3f2a", "fuseline cancel --workflow etl"))
+@click.argument("prefix", metavar="RUN", required=False)
 @click.argument("step", metavar="[STEP]", required=False)
+@click.option("--workflow", metavar="NAME", help="All runs of this workflow that have not ended.")
 @store_option
 def cancel(**given: Any) -> int:
     """Stop a run, or one step of it.
@@ -203,6 +204,20 @@ def cancel(**given: Any) -> int:
     from fuseline.cli.care import cancel_run
 
     return cancel_run(**given)
+
+
+@fuseline_command.command(epilog=_example("fuseline migrate pipeline.py:etl"))
+@click.argument("target", metavar="MODULE:WORKFLOW")
+@store_option
+def migrate(**given: Any) -> int:
+    """Let runs that wait go on with a workflow that has changed.
+
+    Needed when steps, edges, parameters or policies have changed while runs of the workflow had not ended. What has
+    succeeded of them is not done again.
+    """
+    from fuseline.cli.care import migrate_runs
+
+    return migrate_runs(**given)
 
 
 @fuseline_command.command(epilog=_example("fuseline prune --older-than 30d", "fuseline prune --keep 1000"))

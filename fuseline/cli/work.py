@@ -74,8 +74,14 @@ def run_here(
             bar = RunBar(
                 workflow.name, len(inputs.runs) if several else len(schema.steps), "run" if several else "step"
             )
-            _say_what_waits(broker, schema)
-            return _work_on(broker, engine, outcomes, bar, lambda: broker.dispatch_many(schema, inputs.runs))
+
+            def dispatch() -> list[str]:
+                waiting = _count_waiting(broker, schema)
+                ids = broker.dispatch_many(schema, inputs.runs)
+                _say_what_waits(waiting, schema)
+                return ids
+
+            return _work_on(broker, engine, outcomes, bar, dispatch)
 
 
 def dispatch_runs(
@@ -348,11 +354,16 @@ def _resume(broker: LocalBroker, record: RunRecord, schema: WorkflowSchema | Non
         ) from error
 
 
-def _say_what_waits(broker: LocalBroker, schema: WorkflowSchema) -> None:
+def _count_waiting(broker: LocalBroker, schema: WorkflowSchema) -> int:
+    """Return how many runs of a workflow have not ended; more than ``_COUNTED`` is enough to know."""
+    return sum(
+        len(broker.records(workflow_id=schema.workflow_id, state=state, limit=_COUNTED + 1))
+        for state in (State.PENDING, State.RUNNING)
+    )
+
+
+def _say_what_waits(count: int, schema: WorkflowSchema) -> None:
     """Say how many runs of others will be worked on, too."""
-    count = 0
-    for state in (State.PENDING, State.RUNNING):
-        count += len(broker.records(workflow_id=schema.workflow_id, state=state, limit=_COUNTED + 1))
     if count:
         number = f"{plural(count, 'earlier run')}" if count <= _COUNTED else f"more than {_COUNTED} earlier runs"
         waits = "waits in the store and is" if count == 1 else "wait in the store and are"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fuseline.errors import (
@@ -213,24 +213,24 @@ class Scheduler:
             flow = self._flows[schema.workflow_id] = _Flow(Plan(schema))
         return flow
 
-    def check_unused(self, workflow_id: str, but: Run | None = None) -> None:
+    def check_unused(self, workflow_id: str, but: Collection[Run] = ()) -> None:
         """Make sure that a changed workflow may take the place of this one.
 
         Args:
-            but: a run that has not ended, and does not matter.
+            but: runs that have not ended, and do not matter.
 
         Raises:
             WorkflowChangedError: a worker serves it, or another run of it has not ended.
         """
         flow = self._flows.get(workflow_id)
-        if flow is None or not (flow.workers or flow.unsettled > (but is not None)):
+        if flow is None or not (flow.workers or flow.unsettled > len(but)):
             return
         in_the_way = [
             run.instance_id
             for run in self.runs.values()
-            if run.plan.workflow_id == workflow_id and run is not but and not run.state.is_settled
+            if run.plan.workflow_id == workflow_id and run not in but and not run.state.is_settled
         ]
-        raise WorkflowChangedError(workflow_id, in_the_way[:10], flow.workers)
+        raise WorkflowChangedError(workflow_id, in_the_way, flow.workers)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

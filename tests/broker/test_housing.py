@@ -13,7 +13,7 @@ import pytest
 from fuseline.broker.housing import Housing
 from fuseline.broker.store import Store
 from fuseline.encoding import decode, encode
-from fuseline.errors import UnknownRunError
+from fuseline.errors import UnknownRunError, WorkflowError
 from fuseline.messages import AttemptReport, Outcome, StepAssignment, StepReport
 from fuseline.presence import Presence
 from fuseline.spool import Spool, remove_spools
@@ -219,3 +219,18 @@ def test_last_words_are_removed_when_they_are_stored(
     housing.on_time(time.monotonic() + 1.0)
     assert removed == [("w", True, State.SUCCEEDED)]
     assert list(store.spools_folder.iterdir()) == []
+
+
+def test_a_run_with_a_step_that_may_still_run_is_not_moved_to_a_changed_workflow(housing: Housing, kept: Store) -> None:
+    take(housing)
+    recovered = Housing(kept, kept.presence_folder)
+    recovered.recover()
+    with pytest.raises(WorkflowError, match="run r has a step whose worker may still be there"):
+        recovered.migrate(dag("a>b>c"))
+    recovered.worker_left("w.1")
+    assert recovered.migrate(dag("a>b>c")) == ["r"]
+    recovered.commit()
+    loaded = kept.load("r")
+    assert loaded is not None
+    assert list(loaded[1].steps) == ["a", "b", "c"]
+    assert loaded[1].steps["a"].attempts == 1

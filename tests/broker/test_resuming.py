@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from fuseline.errors import (
     UnknownStepError,
     WorkflowChangedError,
 )
+from fuseline.messages import StepReport
 from fuseline.policies import RetryPolicy
 from fuseline.states import State
 from fuseline.testing import Gate
@@ -148,6 +151,44 @@ def test_a_run_that_waits_goes_on_with_a_changed_workflow_if_asked_to(stored: Lo
     assert stored.resume(run, new.to_schema(), changed=True)
     work(stored, new)
     assert stored.result(run) == 11
+
+
+def test_all_runs_that_wait_move_to_a_changed_workflow_at_once(stored: LocalBroker, store: Path) -> None:
+    old = adding()
+    runs = stored.dispatch_many(old.to_schema(), [{"a": i} for i in range(3)])
+    worker_id = stored.register_worker([old.to_schema()])
+    step = stored.get_step(worker_id)
+    assert step is not None
+    done = StepReport(
+        workflow_id=step.workflow_id,
+        instance_id=step.instance_id,
+        step_name="Add",
+        state=State.SUCCEEDED,
+        result=10,
+        token=step.token,
+    )
+    stored.report_step(worker_id, done)  # so the first run is half done
+    double = Double(policies=[RetryPolicy(1)])
+    new = Workflow(outputs=[Add() >> double], name="adding")
+    with pytest.raises(WorkflowChangedError, match="1 worker of this broker"):
+        stored.migrate(new.to_schema())
+    stored.unregister_worker(worker_id)
+    with pytest.raises(WorkflowChangedError, match=r"migrate\(\)"):
+        stored.register_worker([new.to_schema()])
+    with pytest.raises(UnboundParameterError):
+        stored.migrate(Workflow(outputs=[Double()], name="adding").to_schema())
+    assert {stored.get_run(run).state for run in runs[1:]} == {State.PENDING}  # what is refused changes nothing
+    with stored.events(runs[0]) as events:
+        assert stored.migrate(new.to_schema()) == runs
+        assert stored.migrate(new.to_schema()) == []
+        os.kill(stored.pid, signal.SIGKILL)  # it is stored
+        work(stored, new)
+        assert events.next_event(HANG) is not None
+    assert [stored.result(run) for run in runs] == [20, 22, 24]
+    assert stored.get_run(runs[0]).steps["Add"].attempts == 1
+    moves = [(move.step_name, move.state.value, move.cause) for move in stored.story(runs[0])]
+    assert (None, "RUNNING", "it was moved to the changed workflow") in moves
+    assert not [move for move in moves if move[1] == "CANCELLED"]
 
 
 def test_a_changed_workflow_in_which_nothing_is_left_to_do_ends_the_run(stored: LocalBroker, tmp_path: Path) -> None:

@@ -48,6 +48,41 @@ def test_cancel_may_name_a_step(call: Call) -> None:
     assert json.loads(call("show", run, "--json").out)["step_states"]["Double"]["state"] == "CANCELLED"
 
 
+def test_all_runs_of_a_workflow_are_cancelled_at_once(call: Call) -> None:
+    dispatch(call, 3)
+    assert call("cancel", "--workflow", "etl").out == "0 runs of 'etl' cancelled.\n"
+    said = call("cancel", "--workflow", "double")
+    assert (said.code, said.out) == (0, "3 runs of 'double' cancelled.\n")
+    assert call("runs", "--state", "cancelled", "--json").out.count("\n") == 3
+
+
+@pytest.mark.parametrize("arguments", [[], ["3f2a", "--workflow", "double"]])
+def test_cancel_wants_to_know_what(arguments: list[str], call: Call) -> None:
+    said = call("cancel", *arguments)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("fuseline: say what to cancel")
+
+
+def test_runs_that_wait_go_on_with_a_changed_workflow(call: Call, project: Path) -> None:
+    dispatch(call, 2)
+    source = (project / "pipeline.py").read_text()
+    assert "Double()" in source
+    (project / "changed.py").write_text(source.replace("Double()", "Double(policies=[RetryPolicy(1)])"))
+    said = call("run", "changed.py:double", "-i", "x=5")
+    assert (said.code, said.out) == (1, "")
+    assert said.err == (
+        "fuseline: 2 runs wait in this store for another version of workflow 'double'. Go on with this one by "
+        "'fuseline migrate MODULE:WORKFLOW', or end what waits by 'fuseline cancel --workflow double'. Where it is "
+        "another project's, use another --store.\n"
+    )
+    said = call("migrate", "changed.py:double")
+    assert (said.code, said.out) == (0, "2 runs of 'double' go on with the workflow as it is now.\n")
+    said = call("run", "changed.py:double", "-i", "x=5")
+    assert (said.code, said.out) == (0, '{"x": 5, "twice": 10}\n')
+    assert "2 earlier runs of 'double' wait in the store and are worked on, too." in said.err
+    assert call("runs", "--state", "succeeded", "--json").out.count("\n") == 3
+
+
 def test_prune_removes_runs_that_have_ended_and_says_how_many(call: Call) -> None:
     dispatch(call, 30)
     call("worker", "pipeline.py:double", "--until-done")

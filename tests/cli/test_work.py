@@ -267,7 +267,7 @@ def test_a_worker_that_is_refused_does_not_say_that_it_serves(call: Call, projec
     said = call("worker", "changed.py:etl", "--until-done", "--executor", "inline")
     assert (said.code, said.err.count("\n")) == (1, 1), said.err
     assert "serves" not in said.err
-    assert "has not ended, and the workflow has changed since it began" in said.err
+    assert "waits in this store for another version of workflow 'etl'" in said.err
     assert "fuseline cancel" in said.err
 
 
