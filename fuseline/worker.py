@@ -33,6 +33,7 @@ from fuseline.encoding import encode_error
 from fuseline.errors import NotPicklableError
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
 from fuseline.presence import Presence
+from fuseline.processes.safe_path import leave_safe_path
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.workplace import Workplace
@@ -136,6 +137,7 @@ def child_main(
 def _detach(program: int) -> None:
     """Make this process one that leads its own group, leaves with its program, and has no terminal to wait for."""
     os.setsid()
+    leave_safe_path()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which decides what it means
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # for what a step starts
     if sys.platform == "linux":

@@ -28,6 +28,7 @@ import psutil
 
 from fuseline.channel import Channel, Incoming, M
 from fuseline.processes import guardian
+from fuseline.processes.safe_path import safe_path, safe_path_environment
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.processes.tree import descendants, group_members, is_alive, kill_processes, signal_group
@@ -77,7 +78,7 @@ class Child(Generic[M]):
                     target=target,
                     args=(theirs, self.stamp, self.tickets, os.getpid()),
                     daemon=True,
-                    env=dict(environment),
+                    env={**safe_path_environment(), **environment},
                     name="fuseline-child",
                 )
                 guardian.in_lasting_thread(lambda: _start(self._process))
@@ -188,8 +189,9 @@ def _start(process: Any) -> None:
     """Start a process in which Ctrl-C waits until it has left the terminal: before that, it could only make noise."""
     from loky.backend import resource_tracker as of_loky
 
-    for tracker in (of_loky, resource_tracker):  # they unblock the signal when they start
-        tracker.ensure_running()
+    with safe_path():
+        for tracker in (of_loky, resource_tracker):  # they unblock the signal when they start
+            tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()

@@ -80,6 +80,32 @@ def test_a_script_without_a_guard_works(tmp_path: Path) -> None:
         assert program.end() == (0, "2 True\n", "")
 
 
+def test_files_of_the_current_directory_do_not_take_the_place_of_python_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But what a step starts finds its own files as always."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("queue", "random", "socket", "tempfile"):
+        (here / f"{name}.py").write_text("raise ImportError('not this one')")
+    (here / "helper.py").write_text("x = 1")
+    (here / "script.py").write_text("import helper; print(helper.x)")
+    monkeypatch.chdir(here)
+    source = """
+        import os, subprocess, sys
+        from fuseline import Step, Workflow
+
+        class Start(Step):
+            def run_step(self):
+                return subprocess.check_output([sys.executable, "script.py"], text=True), dict(os.environ)
+
+        said, environment = Workflow(outputs=[Start()]).run()
+        print(said.strip(), "PYTHONSAFEPATH" in environment, "PYTHONSAFEPATH" in os.environ)
+    """
+    with Program(tmp_path, source) as program:
+        assert program.end() == (0, "1 False False\n", "")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
 def test_one_signal_drains(tmp_path: Path, gate: Gate, number: signal.Signals, code: int) -> None:
     with holding(tmp_path, gate) as program:
