@@ -165,12 +165,13 @@ def runs(**given: Any) -> int:
     return list_runs(**given)
 
 
-@fuseline_command.command(epilog=_example("fuseline show 3f2a"))
+@fuseline_command.command(epilog=_example("fuseline show 3f2a", "fuseline show 3f2a Load"))
 @click.argument("prefix", metavar="RUN")
+@click.argument("step", metavar="[STEP]", required=False)
 @store_option
 @json_option
 def show(**given: Any) -> int:
-    """Show how a run and its steps stand."""
+    """Show how a run and its steps stand, or one step with the whole traceback of its error."""
     from fuseline.cli.look import show_run
 
     return show_run(**given)

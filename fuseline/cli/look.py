@@ -54,11 +54,13 @@ def list_runs(*, state: str | None, workflow: str | None, count: int, store: str
     return 0
 
 
-def show_run(prefix: str, *, store: str | None, use_json: bool) -> int:
-    """Print how a run and its steps stand."""
+def show_run(prefix: str, step: str | None, *, store: str | None, use_json: bool) -> int:
+    """Print how a run and its steps stand, or one of its steps with all that is known of its error."""
     with open_store(store) as broker:
         record = broker.record(find_run(broker, prefix))
         served = _served(broker.status())
+    if step is not None:
+        return _show_step(record, step, use_json=use_json)
     succeeded = record.state is State.SUCCEEDED
     result = _loaded(partial(run_result, record), plain=use_json) if succeeded else None
     inputs = {name: _loaded(partial(decode, value), plain=use_json) for name, value in record.inputs.items()}
@@ -81,14 +83,39 @@ def show_run(prefix: str, *, store: str | None, use_json: bool) -> int:
     return 0
 
 
+def _show_step(record: RunRecord, name: str, *, use_json: bool) -> int:
+    known = _known_step(record, name)
+    trace = known.error.traceback if known.error else ""
+    if use_json:
+        click.echo(
+            json.dumps({"run": record.instance_id, "step": name, **_step_as_data(record, name), "traceback": trace})
+        )
+        return 0
+    console = make_console()
+    console.print(Text.assemble("step ", (printable(name), "bold"), " of run ", record.instance_id))
+    facts = {
+        "state": known.state.value,
+        "attempts": str(known.attempts),
+        "took": _took(known, time.time()),
+        "cause": printable(known.cause),
+        "error": "" if known.error is None or trace else printable(summary(known.error)),
+    }
+    for label, value in facts.items():
+        if value:
+            console.print(Text.assemble((f"  {label:<9}", "dim"), value))
+    if trace:
+        console.print()
+        console.print(Text("\n".join(map(printable, trace.rstrip().split("\n")))))
+    return 0
+
+
 def tell_story(prefix: str, step: str | None, *, store: str | None, use_json: bool) -> int:
     """Print every move of a run, or of one of its steps."""
     with open_store(store) as broker:
         record = broker.record(find_run(broker, prefix))
         moves = broker.story(record.instance_id)
-    if step is not None and step not in record.steps:
-        names = ", ".join(list(record.steps)[:20])
-        raise Problem(f"run {record.instance_id} has no step {step!r}. Its steps are {names}.")
+    if step is not None:
+        _known_step(record, step)
     moves = [move for move in moves if step is None or move.step_name == step]
     if use_json:
         for move in moves:
@@ -99,6 +126,18 @@ def tell_story(prefix: str, step: str | None, *, store: str | None, use_json: bo
     console.print(Text(f"created {clock(record.created)} ({ago(record.created)})\n", "dim"))
     _print_table(_move_columns(moves, record))
     return 0
+
+
+def _known_step(record: RunRecord, name: str) -> StepRecord:
+    """Return a step of a run.
+
+    Raises:
+        Problem: it has none of this name.
+    """
+    if name not in record.steps:
+        names = ", ".join(list(record.steps)[:20])
+        raise Problem(f"run {record.instance_id} has no step {name!r}. Its steps are {names}.")
+    return record.steps[name]
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

@@ -14,8 +14,14 @@ from fuseline.values import ErrorInfo
 
 __all__ = ["error_lines", "failure_of", "reason_of", "summary"]
 
-#: Frames of a traceback that are shown, the last ones.
+#: Frames of a traceback that are shown: the first, which is the step's, and the last ones.
 _FRAMES = 4
+_TRACEBACK = "Traceback (most recent call last):\n"
+#: {what a traceback says between two exceptions: how we say it}
+_LINKS = {
+    "The above exception was the direct cause of the following exception:": "caused by",
+    "During handling of the above exception, another exception occurred:": "raised while handling",
+}
 #: Characters of a line that are shown.
 _LONGEST = 1000
 
@@ -58,14 +64,14 @@ def error_lines(record: RunRecord, name: str) -> list[str]:
         return [f"step {name!r}{attempt}: its worker gave no reason"]
     lines = [f"step {name!r}{attempt}: {summary(step.error)}"]
     lines += [f"  {line}" for line in step.error.message.strip().split("\n")[1:6]]
-    lines += [f"  {line}" for line in _frames(step.error.traceback)]
+    lines += [f"  {line}" for line in [*_frames(step.error.traceback), *_causes(step.error.traceback)]]
     return [printable(line) for line in lines]
 
 
 def _frames(trace: str) -> list[str]:
     """Return the lines of a traceback about its innermost frames, without those of this package and without marks."""
     frames: list[list[str]] = []
-    for line in trace.split("Traceback (most recent call last):\n")[-1].split("\n"):
+    for line in trace.split(_TRACEBACK)[-1].split("\n"):
         if not line.startswith("  "):
             break
         if line.startswith("  File "):
@@ -73,5 +79,17 @@ def _frames(trace: str) -> list[str]:
         if frames and not _MARKS.fullmatch(line):
             frames[-1].append(line[2 : _LONGEST + 2])
     here = f'File "{os.getcwd()}{os.sep}'
-    shown = [frame for frame in frames if not frame[0].startswith(f'File "{_OWN}')][-_FRAMES:]
+    shown = [frame for frame in frames if not frame[0].startswith(f'File "{_OWN}')]
+    if len(shown) > _FRAMES:
+        shown = [shown[0], ["…"], *shown[1 - _FRAMES :]]
     return [line.replace(here, 'File "', 1) if line.startswith(here) else line for frame in shown for line in frame]
+
+
+def _causes(trace: str) -> list[str]:
+    """Return a line for each exception that led to the last one, that one's own cause first."""
+    causes = []
+    for part in trace.split(_TRACEBACK)[:-1]:
+        lines = [line for line in part.split("\n") if line and not line[0].isspace()]
+        if len(lines) > 1 and lines[-1] in _LINKS:
+            causes.append(f"{_LINKS[lines[-1]]} {lines[0]}"[:_LONGEST])
+    return causes[::-1]

@@ -95,6 +95,19 @@ def test_show_has_inputs_steps_and_the_error(call: Call, runs: dict[str, str], p
     assert 'File "pipeline.py", line 17' in said.out
 
 
+def test_show_of_a_step_has_the_whole_traceback(call: Call, runs: dict[str, str]) -> None:
+    said = call("show", runs["bad"], "Report")
+    assert said.out.startswith(f"step Report of run {runs['bad']}\n  state    FAILED\n  attempts ")
+    assert "\nTraceback (most recent call last):\n" in said.out
+    assert said.out.rstrip().split("\n")[-1].startswith("ValueError: ")
+    shown = json.loads(call("show", runs["bad"], "Report", "--json").out)
+    assert shown["state"] == "FAILED"
+    assert shown["traceback"].startswith("Traceback")
+    said = call("show", runs["good"], "Report")
+    assert said.out.startswith(f"step Report of run {runs['good']}\n  state    SUCCEEDED\n  attempts 1\n  took ")
+    assert call("show", runs["bad"], "Nix").code == 1
+
+
 def test_show_has_the_result_of_a_run_that_succeeded(call: Call, runs: dict[str, str]) -> None:
     assert "result   'good: 3 rows'\n" in call("show", runs["good"]).out
     shown = json.loads(call("show", runs["good"], "--json").out)

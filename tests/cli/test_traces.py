@@ -8,6 +8,7 @@ import pytest
 
 import fuseline
 from fuseline.cli.traces import error_lines, reason_of, summary
+from fuseline.encoding import encode_error
 from fuseline.records import RunRecord, StepRecord
 from fuseline.states import State
 from fuseline.values import ErrorInfo
@@ -66,6 +67,26 @@ def test_the_frames_of_the_user_are_shown_without_those_of_fuseline(
         "    return load(1) + load(x)",
         '  File "/usr/lib/loading.py", line 9, in load',
         "    raise ValueError(text)",
+        "  raised while handling KeyError: 1",
+    ]
+
+
+def test_all_that_led_to_an_error_is_named() -> None:
+    try:
+        try:
+            try:
+                int("x")
+            except ValueError as error:
+                raise KeyError("of\nthe column") from error
+        except KeyError as error:
+            raise RuntimeError("bad config") from error
+    except RuntimeError as error:
+        info = encode_error(error)
+    lines = error_lines(failed(info), "load")
+    assert lines[0] == "step 'load': RuntimeError: bad config"
+    assert lines[-2:] == [
+        "  caused by KeyError: 'of\\nthe column'",
+        "  caused by ValueError: invalid literal for int() with base 10: 'x'",
     ]
 
 
@@ -76,7 +97,9 @@ def test_of_a_deep_recursion_the_innermost_frames_are_shown() -> None:
     )
     lines = error_lines(failed(error), "load")
     assert lines[0] == "step 'load': RecursionError"
-    assert len(lines) == 9
+    assert len(lines) == 10
+    assert "line 0" in lines[1]
+    assert lines[3] == "  …"
     assert "line 99" in lines[-2]
 
 
