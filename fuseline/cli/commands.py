@@ -171,7 +171,10 @@ def runs(**given: Any) -> int:
 @store_option
 @json_option
 def show(**given: Any) -> int:
-    """Show how a run and its steps stand, or one step with the whole traceback of its error."""
+    """Show how a run and its steps stand.
+
+    Or one step, with the whole traceback of its error.
+    """
     from fuseline.cli.look import show_run
 
     return show_run(**given)
@@ -211,7 +214,7 @@ def cancel(**given: Any) -> int:
 @click.argument("target", metavar="MODULE:WORKFLOW")
 @store_option
 def migrate(**given: Any) -> int:
-    """Let runs that wait go on with a workflow that has changed.
+    """Let runs that wait go on with a changed workflow.
 
     Needed when steps, edges, parameters or policies have changed while runs of the workflow had not ended. What has
     succeeded of them is not done again.
