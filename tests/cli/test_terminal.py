@@ -21,12 +21,12 @@ Call = Callable[..., Any]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def on_terminal(columns: int, *arguments: str, code: int = 0) -> str:
+def on_terminal(columns: int, *arguments: str, code: int = 0, **variables: str) -> str:
     """Run the command with a terminal for everything, and return what it has got."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment |= {"TERM": "xterm-256color", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"TERM": "xterm-256color", "PYTHONDONTWRITEBYTECODE": "1", **variables}
     command = [sys.executable, "-W", "error", "-m", "fuseline.cli", *arguments]
     with open(ours, "rb", buffering=0) as terminal:
         with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
@@ -50,13 +50,42 @@ def widths(text: str) -> list[int]:
 @pytest.mark.parametrize("columns", [80, 50])
 def test_a_bar_is_drawn_and_removed(columns: int) -> None:
     got = on_terminal(columns, "run", "pipeline.py:etl", "-i", "path=x", "--executor", "inline")
-    drawn, _, rest = got.rpartition("\x1b[2K")
+    drawn, _, rest = got.rpartition("\x1b[J")
     assert "\x1b[?25l" not in got  # a cursor that is hidden stays so if the command is killed
     assert re.search(r"etl .*━.* \d/2 steps", ESCAPE.sub("", drawn))
     assert "━" not in rest
     assert rest.endswith("\r\n")
     assert "report: 3 rows\r\n" in rest
     assert max(widths(drawn)) <= columns
+
+
+CHATTY = """
+from fuseline import Step, Workflow
+class Talk(Step):
+    def run_step(self):
+        print("line 1", flush=True)
+        print("half a", end="", flush=True)
+        print(" line", flush=True)
+        return "said"
+talk = Workflow(outputs=[Talk()], name="chatty")
+"""
+DRAWING = re.compile(r"\x1b\[J(?:(?:\x1bD)+\x1b\[(\d+)A\x1b7\x1b\[\1B\r[^\n]*?\x1b8)?")
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_bar_leaves_alone_what_children_print(project: Path) -> None:
+    (project / "chatty.py").write_text(CHATTY)
+    got = on_terminal(80, "run", "chatty.py", "-p", "1")
+    drawings = [match[0] for match in DRAWING.finditer(got)]
+    assert "━" in drawings[0]  # ... some rows below the cursor, which is put back
+    assert drawings[-1] == "\x1b[J"
+    assert DRAWING.sub("", got).startswith("line 1\r\nhalf a line\r\nsaid\r\nchatty: SUCCEEDED")
+
+
+@pytest.mark.usefixtures("project", "broker")
+def test_a_dumb_terminal_gets_no_bar() -> None:
+    got = on_terminal(80, "run", "pipeline.py:etl", "-i", "path=x", "--executor", "inline", TERM="dumb")
+    assert got.startswith("report: 3 rows\r\netl: SUCCEEDED")
 
 
 @pytest.mark.usefixtures("broker")
