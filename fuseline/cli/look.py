@@ -20,7 +20,7 @@ from fuseline.cli.stores import find_run, open_store, store_path
 from fuseline.cli.tables import STATE_STYLES, Column, table_lines
 from fuseline.cli.text import as_json, plural, printable, short_repr
 from fuseline.cli.times import ago, clock, duration
-from fuseline.cli.traces import error_lines, failure_of, reason_of, summary
+from fuseline.cli.traces import error_lines, failure_of, reason_of, summary, without_whom
 from fuseline.encoding import decode
 from fuseline.records import Move, RunRecord, StepRecord
 from fuseline.states import State
@@ -171,10 +171,10 @@ def _run_columns(records: Sequence[RunRecord], now: float, served: Set[str]) -> 
         Column(title="run", cells=[record.instance_id for record in records]),
         Column(title="workflow", cells=[record.workflow for record in records], least=8, rank=1),
         _state_column([_state(record, served) for record in records]),
-        Column(title="steps", cells=[_steps(record) for record in records], rank=3, right=True),
-        Column(title="created", cells=[ago(record.created, now) for record in records], rank=2, right=True),
-        Column(title="took", cells=[_run_took(record, now, served) for record in records], rank=4, right=True),
-        Column(title="reason", cells=[reason_of(record) for record in records], least=16, rank=5),
+        Column(title="steps", cells=[_steps(record) for record in records], rank=4, right=True),
+        Column(title="created", cells=[ago(record.created, now) for record in records], rank=3, right=True),
+        Column(title="took", cells=[_run_took(record, now, served) for record in records], rank=5, right=True),
+        Column(title="reason", cells=[reason_of(record) for record in records], least=16, rank=2),
     ]
 
 
@@ -183,9 +183,9 @@ def _step_columns(record: RunRecord, now: float) -> list[Column]:
     return [
         Column(title="step", cells=list(record.steps), least=10),
         _state_column([step.state.value for step in steps]),
-        Column(title="attempts", cells=[str(step.attempts) for step in steps], rank=2, right=True),
-        Column(title="took", cells=[_took(step, now) for step in steps], rank=1, right=True),
-        Column(title="why", cells=[_why(step, now) for step in steps], least=16, rank=3),
+        Column(title="attempts", cells=[str(step.attempts) for step in steps], rank=3, right=True),
+        Column(title="took", cells=[_took(step, now) for step in steps], rank=2, right=True),
+        Column(title="why", cells=[_why(step, now) for step in steps], least=16, rank=1),
     ]
 
 
@@ -194,18 +194,19 @@ def _move_columns(moves: Sequence[Move], record: RunRecord) -> list[Column]:
     times = [clock(move.at, date=False) for move in moves]
     if len(days) > 1:
         times = [f"{clock(move.at).split(' ')[0]} {at}" for move, at in zip(moves, times, strict=True)]
+    least = 10 if len(days) == 1 else 4  # dates need the room
     return [
         Column(title="time", cells=times),
-        Column(title="what", cells=["the run" if m.step_name is None else m.step_name for m in moves], least=10),
+        Column(title="what", cells=["the run" if m.step_name is None else m.step_name for m in moves], least=least),
         _state_column([move.state.value for move in moves]),
-        Column(title="attempt", cells=[str(move.attempt or "") for move in moves], rank=1, right=True),
-        Column(title="cause", cells=[_cause(move) for move in moves], least=12, rank=2),
+        Column(title="attempt", cells=[str(move.attempt or "") for move in moves], rank=2, right=True),
+        Column(title="cause", cells=[_cause(move) for move in moves], least=12, rank=1),
     ]
 
 
 def _cause(move: Move) -> str:
     """Return why a move was made, or who was given the step."""
-    return f"given to worker {move.worker_id}" if move.worker_id else move.cause
+    return f"given to worker {move.worker_id}" if move.worker_id else without_whom(move.cause)
 
 
 def _steps(record: RunRecord) -> str:
@@ -251,7 +252,7 @@ def _why(step: StepRecord, now: float) -> str:
     """Return what can be said about the state of a step."""
     if step.state is State.SUCCEEDED:
         return ""
-    error = summary(step.error) if step.error else step.cause
+    error = without_whom(summary(step.error) if step.error else step.cause)
     if step.state is State.RETRYING and step.due is not None:
         return f"next attempt in {duration(step.due - now)}: {error}"
     return error

@@ -80,8 +80,9 @@ def _share(columns: Sequence[Column], width: int) -> list[int]:
     flexible = sorted((c for c in columns if c.least is not None), key=lambda column: column.wanted)
     while flexible:
         column = flexible.pop(0)
-        left = width - _total(list(widths.values())) + sum(widths[id(c)] for c in [column, *flexible])
-        widths[id(column)] = max(column.needed, min(column.wanted, left // (len(flexible) + 1)))
+        spare = max(0, width - _total(list(widths.values())))
+        fair = (spare + sum(widths[id(each)] for each in [column, *flexible])) // (len(flexible) + 1)
+        widths[id(column)] = max(column.needed, min(column.wanted, column.needed + spare, fair))
     return [widths[id(column)] for column in columns]
 
 

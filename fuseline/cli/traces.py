@@ -12,7 +12,7 @@ from fuseline.cli.text import printable, shorten
 from fuseline.records import RunRecord
 from fuseline.values import ErrorInfo
 
-__all__ = ["error_lines", "failure_of", "reason_of", "summary"]
+__all__ = ["error_lines", "failure_of", "reason_of", "summary", "without_whom"]
 
 #: Frames of a traceback that are shown: the first, which is the step's, and the last ones.
 _FRAMES = 4
@@ -27,6 +27,8 @@ _LONGEST = 1000
 
 #: A line that marks a part of the one above.
 _MARKS = re.compile(r"\s*[~^]+[~^ ]*")
+#: Whom an error is about, at its beginning; where it is shown, that is there already.
+_WHOM = re.compile(r"^(\w+: |)step ('[^']*'|\"[^\"]*\") of run \w+(?: \(attempt \d+\))? ")
 _OWN = str(Path(fuseline.__file__).parent) + os.sep
 
 
@@ -36,12 +38,17 @@ def summary(error: ErrorInfo) -> str:
     return shorten(f"{kind}: {error.message}" if error.message else kind, _LONGEST)
 
 
+def without_whom(text: str) -> str:
+    """Return an error or cause without the step, the run and the attempt that it begins with."""
+    return _WHOM.sub(r"\1", text)
+
+
 def reason_of(record: RunRecord) -> str:
     """Return why a run failed, on one line; empty if it did not."""
     if not record.failed:
         return ""
     step = record.steps[record.failed[0]]
-    return f"{record.failed[0]}: {summary(step.error) if step.error else 'its worker gave no reason'}"
+    return f"{record.failed[0]}: {without_whom(summary(step.error)) if step.error else 'its worker gave no reason'}"
 
 
 def failure_of(record: RunRecord) -> dict[str, Any]:
@@ -62,7 +69,7 @@ def error_lines(record: RunRecord, name: str) -> list[str]:
     attempt = f" (attempt {step.attempts})" if step.attempts > 1 else ""
     if step.error is None:
         return [f"step {name!r}{attempt}: its worker gave no reason"]
-    lines = [f"step {name!r}{attempt}: {summary(step.error)}"]
+    lines = [f"step {name!r}{attempt}: {without_whom(summary(step.error))}"]
     lines += [f"  {line}" for line in step.error.message.strip().split("\n")[1:6]]
     lines += [f"  {line}" for line in [*_frames(step.error.traceback), *_causes(step.error.traceback)]]
     return [printable(line) for line in lines]

@@ -13,7 +13,8 @@ import pytest
 
 from fuseline import ProcessEngine, Step, Workflow
 from fuseline.broker.local import LocalBroker
-from fuseline.cli.look import _run_took
+from fuseline.cli.look import _move_columns, _run_columns, _run_took
+from fuseline.cli.tables import table_lines
 from fuseline.cli.workflows import find_workflow
 from fuseline.policies import RetryPolicy
 from fuseline.states import State
@@ -47,6 +48,22 @@ def test_runs_are_listed_the_newest_first(call: Call, runs: dict[str, str]) -> N
         ["etl", "SUCCEEDED", "2/2"],
     ]
     assert "Report: ValueError: a bad title [bold]" in rows[1]
+
+
+def test_why_a_run_failed_stays_on_a_narrow_terminal(runs: dict[str, str], broker: LocalBroker) -> None:
+    bad = broker.record(runs["bad"])
+    left = msgspec.structs.replace(broker.record(runs["waits"]), state=State.RUNNING)
+    head, first, _ = (line.plain for line in table_lines(_run_columns([bad, left], bad.created, set()), 80))
+    assert head.split() == ["run", "workflow", "state", "steps", "created", "reason"]
+    assert "Report: ValueErr" in first
+
+
+def test_the_story_of_several_days_fits(runs: dict[str, str], broker: LocalBroker) -> None:
+    record = broker.record(runs["bad"])
+    moves = [msgspec.structs.replace(move, at=move.at + 90_000) for move in broker.story(record.instance_id)]
+    lines = [line.plain for line in table_lines(_move_columns(moves, record), 40)]
+    assert max(map(len, lines)) <= 40
+    assert "Rep…" in lines[-1] or "the…" in lines[-1]
 
 
 def test_the_time_of_a_run_that_was_left_stands_still(runs: dict[str, str], broker: LocalBroker) -> None:

@@ -27,6 +27,18 @@ def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
     assert "empty" not in lines[0]
 
 
+@pytest.mark.parametrize("name", ["customer-feature-building-nightly", "顧客特徴構築夜間" * 2])
+def test_two_columns_that_are_cut_do_not_take_each_others_room(name: str) -> None:
+    table = [
+        Column(title="run", cells=["0123456789abcdef"]),
+        Column(title="workflow", cells=[name], least=8, rank=1),
+        Column(title="reason", cells=["step number two of many: ValueError: " + "x" * 60], least=16, rank=2),
+    ]
+    for width in range(40, 140):
+        lines = [line.plain for line in table_lines(table, width)]
+        assert max(map(cell_len, lines)) <= width
+
+
 def test_what_fits_is_not_cut() -> None:
     head, first, second = (line.plain for line in table_lines(columns(), 200))
     assert head.split() == ["id", "name", "took", "reason"]

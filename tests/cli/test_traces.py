@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import fuseline
-from fuseline.cli.traces import error_lines, reason_of, summary
+from fuseline.cli.traces import error_lines, reason_of, summary, without_whom
 from fuseline.encoding import encode_error
 from fuseline.records import RunRecord, StepRecord
 from fuseline.states import State
@@ -107,6 +107,16 @@ def test_an_error_without_a_traceback_or_none_at_all() -> None:
     assert error_lines(failed(ErrorInfo(type_names=(), message="?")), "load") == ["step 'load': an exception: ?"]
     assert error_lines(failed(None), "load") == ["step 'load': its worker gave no reason"]
     assert reason_of(failed(None)) == "load: its worker gave no reason"
+
+
+def test_what_an_error_is_about_is_not_said_twice() -> None:
+    said = "step 'load' of run 3f2a (attempt 2) ran longer than its timeout of 1 s"
+    record = failed(ErrorInfo(type_names=("fuseline.errors.StepTimedOut",), message=said))
+    assert reason_of(record) == "load: StepTimedOut: ran longer than its timeout of 1 s"
+    assert error_lines(record, "load") == ["step 'load': StepTimedOut: ran longer than its timeout of 1 s"]
+    assert without_whom('step "it\'s" of run 3f2a could not be run') == "could not be run"
+    for other in ("ValueError: step 3 of run 7 is odd", "given to worker 3", ""):
+        assert without_whom(other) == other
 
 
 def test_control_characters_of_messages_are_escaped() -> None:
