@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import click
 
 from fuseline.broker.info import run_result
 from fuseline.cli.app import complain
-from fuseline.cli.text import LONG, as_json, as_line, plural, printable, short_repr
+from fuseline.cli.text import LONG, as_json, as_line, beginning, plural, printable, short_repr
 from fuseline.cli.times import duration
 from fuseline.cli.traces import error_lines, failure_of
 from fuseline.records import RunRecord
@@ -22,6 +23,8 @@ __all__ = ["Outcomes"]
 
 #: Characters of a result on a terminal; of a file or another program, it gets all.
 _TERMINAL = 2_000
+#: Lines of it, likewise.
+_LINES = 50
 #: Failed runs whose errors are shown; they are often the same.
 _SHOWN = 3
 
@@ -51,7 +54,7 @@ class Outcomes:
         attempts: Mapping[str, int] | None = None,
         places: Sequence[str] = ("",),
     ) -> None:
-        self._target = target
+        self._target = shlex.quote(target)
         self._store = store
         self._out = out
         self._is_cut = False
@@ -90,15 +93,13 @@ class Outcomes:
             self._emit("")
 
     def _as_text(self, result: Any) -> str:
-        """Return a result as a program gets it; on a terminal, the beginning of one that would fill it.
-
-        A string is whole there, too: whoever returns one has made it for people.
-        """
-        text = as_line(result, one_line=self._several)
-        if isinstance(result, str) or len(text) <= _TERMINAL or not self._out.isatty():
+        """Return a result as a program gets it; on a terminal, the beginning of one that would fill it."""
+        ascii_only = not (self._out.encoding or "utf-8").lower().startswith("utf")
+        text = as_line(result, one_line=self._several, ascii_only=ascii_only)
+        if not self._out.isatty() or beginning(text, _TERMINAL, _LINES) == text:
             return text
         self._is_cut = True
-        return short_repr(result, _TERMINAL)
+        return beginning(text, _TERMINAL, _LINES) if isinstance(result, str) else short_repr(result, _TERMINAL)
 
     def _emit(self, line: str) -> None:
         """Print a line of results: for a program as it is, for a terminal without what that would obey."""

@@ -7,7 +7,7 @@ import os
 import reprlib
 from typing import Any
 
-__all__ = ["LONG", "a", "as_json", "as_line", "plural", "printable", "short_repr", "shorten"]
+__all__ = ["LONG", "a", "as_json", "as_line", "beginning", "plural", "printable", "short_repr", "shorten"]
 
 #: Characters of a ``repr`` that is for a program, or that cannot be had whole.
 LONG = 10_000
@@ -33,6 +33,12 @@ def shorten(text: str, length: int) -> str:
     return first + ("…" if more and len(first) < length else "")
 
 
+def beginning(text: str, length: int, lines: int) -> str:
+    """Return ``text``, or as many characters and lines of its beginning, with an ellipsis."""
+    start = "\n".join(text[: length + 1].split("\n")[:lines])[:length]
+    return text if start == text else start + "…"
+
+
 def short_repr(value: Any, length: int = 200) -> str:
     """Return ``repr(value)`` cut to ``length`` characters; of large containers only the first items are asked."""
     shortener = reprlib.Repr()
@@ -45,30 +51,34 @@ def short_repr(value: Any, length: int = 200) -> str:
     return shorten(text.replace("\n", " "), length)
 
 
-def as_json(value: Any) -> str:
+def as_json(value: Any, *, ascii_only: bool = True) -> str:
     """Return ``value`` as JSON on one line, of the strict kind, which has no NaN.
+
+    Args:
+        ascii_only: write other characters as ``\\u00fc``, so that it stays JSON on its way through any encoding.
 
     Raises:
         TypeError, ValueError, RecursionError: it has no such form.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, default=_plain)
     except (TypeError, ValueError, RecursionError):
         raise
     except Exception as error:  # a method of the user's
         raise TypeError(f"{type(value).__name__} has no form in JSON") from error
 
 
-def as_line(value: Any, *, one_line: bool) -> str:
+def as_line(value: Any, *, one_line: bool, ascii_only: bool = False) -> str:
     """Return a result as it is printed: a string as it is, other values as JSON if they can be, else their ``repr``.
 
     Args:
         one_line: make JSON of a string, and one line of a ``repr``, that has several.
+        ascii_only: of JSON.
     """
     if isinstance(value, str) and not (one_line and len(value.splitlines()) > 1):
         return str.__str__(value)
     try:
-        return as_json(value)
+        return as_json(value, ascii_only=ascii_only)
     except (TypeError, ValueError, RecursionError):
         pass
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import sys
 import time
 from collections import Counter
@@ -97,7 +98,7 @@ def dispatch_runs(
             def dispatch() -> list[str]:
                 ids = broker.dispatch_many(schema, inputs.runs)
                 if wait or sys.stderr.isatty():
-                    _say_who_serves(broker, workflow.name, schema.workflow_id, target + store_argument(store))
+                    _say_who_serves(broker, workflow.name, schema.workflow_id, shlex.quote(target) + store_argument(store))
                 return ids
 
             if wait:

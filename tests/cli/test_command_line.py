@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -149,6 +150,26 @@ def test_output_that_cannot_be_written(redirected: str, code: int, said: str, ca
     assert done.returncode == code
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_json_is_json_in_any_encoding(call: Call) -> None:
+    Path("odd.py").write_text(
+        "from fuseline import Step, Workflow\n"
+        "class Odd(Step):\n    def run_step(self, x): return {'text': x, 'n': 1 / (x != 'bäd')}\n"
+        "odd = Workflow(outputs=[Odd()], name='öd', executor='inline')\n",
+        "utf-8",
+    )
+
+    def say(*arguments: str) -> bytes:
+        command = [sys.executable, "-m", "fuseline.cli", *arguments]
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False).stdout
+
+    assert json.loads(say("run", "odd.py", "-i", "x=gööd", "--json"))["result"] == {"text": "gööd", "n": 1.0}
+    assert json.loads(say("run", "odd.py", "-i", "x=gööd"))["text"] == "gööd"
+    assert json.loads(say("run", "odd.py", "-i", "x=bäd", "--json"))["workflow"] == "öd"
+    for line in say("runs", "--json").splitlines():
+        assert json.loads(line)["workflow"] == "öd"
 
 
 @pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])

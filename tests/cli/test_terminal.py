@@ -119,6 +119,20 @@ def test_a_huge_result_is_cut_on_a_terminal_only(call: Call) -> None:
 
 
 @pytest.mark.usefixtures("broker")
+def test_a_long_string_is_cut_on_a_terminal_only(call: Call, project: Path) -> None:
+    arguments = ["run", "pipeline.py:etl", "-i", "path=x", "-i", f"title={'x' * 5000}", "--executor", "inline"]
+    assert len(call(*arguments).out) > 5000
+    got = ESCAPE.sub("", on_terminal(80, *arguments))
+    assert "xxx…\r\n" in got
+    assert got.count("x") == 2000
+    assert "A long result is cut here" in got
+    arguments[-3] = "title=" + "\n".join(map(str, range(1000, 1080)))
+    got = on_terminal(80, *arguments)
+    assert "1049…\r\n" in got
+    assert "1050" not in got
+
+
+@pytest.mark.usefixtures("broker")
 def test_runs_without_a_result_leave_no_empty_lines_on_a_terminal(call: Call, project: Path) -> None:
     (project / "in.jsonl").write_text('{"title": "bad"}\n' * 5)
     arguments = ["run", "pipeline.py:etl", "-i", "path=x", "--executor", "inline", "--inputs", "in.jsonl"]

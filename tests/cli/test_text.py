@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuseline.cli.text import a, as_line, plural, printable, short_repr, shorten
+from fuseline.cli.text import a, as_line, beginning, plural, printable, short_repr, shorten
 
 
 @dataclass
@@ -84,6 +84,11 @@ def test_a_result_is_a_string_or_json_or_its_repr_on_one_line(value: Any, line: 
     assert as_line(value, one_line=True) == line
 
 
+def test_json_may_be_ascii() -> None:
+    assert as_line(["ü"], one_line=True, ascii_only=True) == '["\\u00fc"]'
+    assert as_line("ü", one_line=True, ascii_only=True) == "ü"
+
+
 def test_the_result_of_one_run_may_have_several_lines() -> None:
     assert as_line("two\nlines", one_line=False) == "two\nlines"
     assert as_line(Opaque(), one_line=False) == "<opaque\nthing>"
@@ -102,3 +107,9 @@ def test_nouns_have_a_plural() -> None:
 
 def test_nouns_have_an_article() -> None:
     assert [a("int"), a("float"), a("Array")] == ["an int", "a float", "an Array"]
+
+
+def test_the_beginning_of_a_text_has_so_many_characters_and_lines() -> None:
+    assert beginning("short\ntext", 10, 2) == "short\ntext"
+    assert beginning("short\ntext", 9, 2) == "short\ntex…"
+    assert beginning("a\nb\nc", 100, 2) == "a\nb…"

@@ -71,6 +71,12 @@ def test_ways_on_name_a_store_that_is_not_the_usual_one(call: Call) -> None:
     assert said.err.count(" --store 'o k.db'\n") == 2
 
 
+def test_ways_on_can_be_copied(call: Call) -> None:
+    Path("my bad.py").write_text(Path("pipeline.py").read_text())
+    said = call("run", "my bad.py:etl", "-i", "path=a", "-i", "title=bad", "--executor", "inline")
+    assert said.err.endswith(" 'my bad.py:etl'\n")
+
+
 def test_many_runs_give_a_line_each_in_their_order(call: Call) -> None:
     file = lines_of("in.jsonl", *({"x": number} for number in range(40)))
     said = call("run", "pipeline.py:double", "--inputs", file)
