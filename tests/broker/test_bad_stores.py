@@ -45,6 +45,14 @@ def test_a_file_that_is_no_store_is_refused_and_stays_as_it_is(store: Path, cont
     assert store.read_bytes() == content
 
 
+def test_what_is_no_regular_file_is_refused_before_anything_is_written(store: Path) -> None:
+    os.mkfifo(store)
+    before = sorted(store.parent.iterdir())
+    with pytest.raises(StoreError, match="no regular file at all"):
+        LocalBroker(store)
+    assert sorted(store.parent.iterdir()) == before
+
+
 def test_the_database_of_another_program_is_refused_and_stays_as_it_is(store: Path) -> None:
     with sqlite3.connect(store) as other:
         other.execute("CREATE TABLE things (name)")
@@ -95,7 +103,7 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="no regular file at all"):
         LocalBroker(tmp_path)
 
 

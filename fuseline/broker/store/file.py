@@ -82,7 +82,7 @@ def check_file(path: Path) -> None:
     """Make sure that there is a store at ``path``, or that one can be made there.
 
     Raises:
-        StoreError: it is on a network, no store, of a newer version, or cannot be written.
+        StoreError: it is on a network, no file, no store, of a newer version, or cannot be written.
         StoreDamaged: it is shorter than it says.
     """
     kind = file_system(path)
@@ -91,6 +91,8 @@ def check_file(path: Path) -> None:
             f"the store {path} is on a network file system ({kind}), which does not keep what SQLite needs to lose "
             "nothing. Choose a place on a local disk."
         )
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for whoever writes to it
+        raise StoreError(f"{path} is no store of fuseline, and no regular file at all. Choose another place.")
     try:
         with open(path, "rb") as file:
             header = file.read(100)
