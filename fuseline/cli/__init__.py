@@ -2,7 +2,7 @@
 
 ``commands`` is what can be typed; ``work``, ``look``, ``care``, ``doctor`` and ``demo`` are what is done then, each
 imported only when it is needed; ``app`` is what an error looks like. Exit codes: 0 all went well, 1 something failed,
-2 the command line makes no sense, 130 and 143 ended by Ctrl-C and SIGTERM.
+2 the command line makes no sense, 130 and 143 ended by Ctrl-C and SIGTERM, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations

@@ -6,14 +6,16 @@ machine is a bug, and comes through as Python prints it.
 
 from __future__ import annotations
 
+import errno
 import io
-import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
 import click
 
+from fuseline.cli.streams import STDOUT, swallow_rest, takes_more
 from fuseline.cli.text import printable
 from fuseline.errors import (
     FuselineError,
@@ -28,6 +30,9 @@ __all__ = ["Nonsense", "Problem", "complain", "run_app"]
 
 #: Errors that are about what was typed, not about what became of it.
 _NONSENSE = (UnknownInputError, UnboundParameterError, UnknownExecutorError, UnsupportedPolicyError)
+
+#: The exit code if nobody reads the output any more: that of a program which SIGPIPE has ended.
+_NO_READER = 128 + signal.SIGPIPE
 
 
 class Problem(click.ClickException):
@@ -51,6 +56,20 @@ def run_app(app: click.Command, argv: Sequence[str] | None) -> int:
     """Run a command line and return the exit code; print what went wrong."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be anything
+    streams = sys.stdout, sys.stderr
+    try:
+        return _run(app, argv)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
+        pass
+    except SystemExit as end:  # by SIGTERM, or because click or rich have met such a pipe
+        if not isinstance(end.__context__, BrokenPipeError) and sys.stdout is streams[0]:
+            return end.code if isinstance(end.code, int) else 1
+    sys.stdout, sys.stderr = streams
+    swallow_rest(*streams)
+    return _NO_READER
+
+
+def _run(app: click.Command, argv: Sequence[str] | None) -> int:
     try:
         code = app.main(argv, prog_name="fuseline", standalone_mode=False)
         sys.stdout.flush()
@@ -63,18 +82,23 @@ def run_app(app: click.Command, argv: Sequence[str] | None) -> int:
     except click.ClickException as error:
         complain(error.format_message())
         return error.exit_code
-    except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 1
+    except BrokenPipeError:
+        raise
     except WorkflowChangedError as error:
         complain(_changed(error))
         return 1
     except (FuselineError, OSError) as error:
-        complain(str(error))
+        complain(_cannot_write(error) if isinstance(error, OSError) else str(error))
         return 2 if isinstance(error, _NONSENSE) else 1
-    except SystemExit as end:  # by SIGTERM, or by a broken pipe that click has met
-        return end.code if isinstance(end.code, int) else 1
     return code if isinstance(code, int) else 0
+
+
+def _cannot_write(error: OSError) -> str:
+    """Return what is wrong with a file, or with standard output, whose errors have no name in them."""
+    nameless = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    if error.filename == STDOUT or (nameless and not takes_more(sys.stdout)):
+        return f"standard output cannot be written: {error.strerror}."
+    return str(error)
 
 
 def _changed(error: WorkflowChangedError) -> str:

@@ -9,7 +9,7 @@ import click
 from fuseline.broker import serve
 from fuseline.broker.store import Durability
 from fuseline.cli.app import Nonsense, Problem
-from fuseline.cli.stores import find_run, open_store, prepare_folder, store_path
+from fuseline.cli.stores import find_run, no_store_yet, open_store, prepare_folder, store_path
 from fuseline.cli.text import plural
 from fuseline.cli.times import size
 from fuseline.cli.workflows import find_workflow
@@ -71,11 +71,14 @@ def prune_runs(*, older_than: float | None, keep: int | None, store: str | None)
         raise Nonsense(
             "say what to remove: --older-than 30d removes runs that ended earlier, --keep 1000 keeps as many."
         )
+    if no_store_yet(store_path(store)):
+        return 0
     with open_store(store) as broker:
         before = broker.status().size_bytes
         count = broker.prune(keep_for=older_than, keep_runs=keep)
         after = broker.status().size_bytes
-    click.echo(f"{plural(count, 'run')} removed. The store takes {size(after)}; before, it took {size(before)}.")
+    takes = f"takes {size(after)}; before, it took {size(before)}" if count else f"takes {size(after)}, as before"
+    click.echo(f"{plural(count, 'run')} removed. The store {takes}.")
     return 0
 
 

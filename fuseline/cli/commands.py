@@ -11,6 +11,7 @@ from fuseline.cli.params import (
     AGE,
     COUNT,
     EXISTING,
+    PROCESSES,
     STATE,
     executor_option,
     inputs_options,
@@ -30,6 +31,7 @@ Exit codes:
   2    the command line makes no sense: an input that does not fit,
        no such workflow, a module that cannot be imported
   130  ended by Ctrl-C        143  ended by SIGTERM
+  141  nobody reads the output any more
 
 \b
 Examples:
@@ -274,7 +276,7 @@ def doctor(**given: Any) -> int:
     epilog=_example("fuseline demo --limit 200", "fuseline demo --hostile", "fuseline demo --path ~/project")
 )
 @click.option("--hostile", is_flag=True, help="Add three steps that hang, crash, and fail at first.")
-@click.option("--processes", type=COUNT, metavar="N", help="Child processes [default: the usable CPUs].")
+@click.option("--processes", type=PROCESSES, metavar="N", help="Child processes [default: the usable CPUs].")
 @click.option("--limit", type=COUNT, metavar="N", help="Measure only N files, taken evenly from all sizes.")
 @click.option("--path", type=EXISTING, metavar="PATH", help="A file or directory to measure instead.")
 def demo(path: Path | None, processes: int | None, limit: int | None, hostile: bool) -> int:

@@ -22,7 +22,7 @@ from fuseline.broker.door import knock, runtime_folder
 from fuseline.broker.local import LocalBroker
 from fuseline.broker.store.file import check_file, file_system, read_owner
 from fuseline.cli.consoles import make_console
-from fuseline.cli.stores import default_store, store_path
+from fuseline.cli.stores import default_store, nearest, not_writable, store_path
 from fuseline.cli.text import plural, printable
 from fuseline.cli.times import size
 from fuseline.errors import FuselineError
@@ -153,10 +153,10 @@ def _answers(door: Path) -> bool:
 
 
 def _store(path: Path) -> Iterator[Finding]:
-    existing = path if path.exists() else next(parent for parent in path.parents if parent.exists())
+    existing = nearest(path)
     kind = file_system(existing) or "of an unknown kind"
     free = shutil.disk_usage(existing).free
-    if not path.exists():
+    if existing != path:
         if advice := _what_hinders(path, existing):
             yield Finding(subject="store", text=f"{path} cannot be made", advice=advice)
             return
@@ -183,7 +183,7 @@ def _what_hinders(path: Path, existing: Path) -> str:
     if path == default_store():  # whose directory is made with it
         if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
             return ""
-        return f"{existing} is no directory that you may write to. Mend that, or name another store with --store."
+        return not_writable(existing)
     try:
         check_file(path)
     except FuselineError as error:

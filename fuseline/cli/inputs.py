@@ -29,7 +29,7 @@ from fuseline.errors import UnboundParameterError, UnknownInputError
 from fuseline.schema import WorkflowSchema
 from fuseline.workflow import Workflow
 
-__all__ = ["Inputs", "read_inputs"]
+__all__ = ["Inputs", "read_inputs", "source_name"]
 
 #: What is typed for types whose name does not say it.
 _FORMS = {
@@ -70,7 +70,7 @@ def read_inputs(workflow: Workflow, schema: WorkflowSchema, pairs: Sequence[str]
     places = []
     checked: set[frozenset[str]] = set()
     for number, given in _read_lines(lines_from):
-        place = f"line {number} of {_name(lines_from)}"
+        place = f"line {number} of {source_name(lines_from)}"
         where = f"{place}: "
         inputs = {**common, **{name: _fit(value, name, annotations, where) for name, value in given.items()}}
         if (names := frozenset(inputs)) not in checked:
@@ -116,25 +116,28 @@ def _read_lines(source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         text = sys.stdin.read() if source == "-" else Path(source).expanduser().read_text("utf-8")
         text = text.removeprefix("\ufeff")  # the mark that some programs put in front
     except (OSError, UnicodeDecodeError) as error:
-        raise Nonsense(f"{_name(source)} cannot be read: {error}. Name a file with JSON on each line.") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise Nonsense(f"{source_name(source)} cannot be read: {why}. Name a file with JSON on each line.") from error
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
+            what = f"{error.msg}, at character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise Nonsense(
-                f"line {number} of {_name(source)} is no JSON ({error}). Mend it; nothing was run."
+                f"line {number} of {source_name(source)} is no JSON ({what}). Mend it; nothing was run."
             ) from error
         if not isinstance(value, dict):
             raise Nonsense(
-                f"line {number} of {_name(source)} is {short_repr(value, 40)}. Each line is an object of inputs, such "
-                'as {"path": "a.csv"}; nothing was run.'
+                f"line {number} of {source_name(source)} is {short_repr(value, 40)}. Each line is an object of inputs, "
+                'such as {"path": "a.csv"}; nothing was run.'
             )
         yield number, value
 
 
-def _name(source: str) -> str:
+def source_name(source: str) -> str:
+    """Return what people call a file of inputs."""
     return "standard input" if source == "-" else source
 
 
@@ -205,12 +208,12 @@ def _fit(value: Any, name: str, annotations: _Annotations, where: str) -> Any:
 def _misfit(name: str, value: Any, annotation: Any, problem: str) -> str:
     where = f" ({problem})" if " - at " in problem or "field" in problem else ""  # of something within a list, say
     return (
-        f"the input {name!r} takes {_type_name(annotation)}{_form(annotation)}, which {short_repr(value, 60)} is "
+        f"the input {name!r} takes {_typesource_name(annotation)}{_form(annotation)}, which {short_repr(value, 60)} is "
         f"not{where}. Give another value; nothing was run."
     )
 
 
-def _type_name(annotation: Any) -> str:
+def _typesource_name(annotation: Any) -> str:
     name = annotation.__qualname__ if isinstance(annotation, type) and not typing.get_args(annotation) else ""
     return name or str(annotation).replace("typing.", "")
 

@@ -16,7 +16,7 @@ from fuseline.broker.local import LocalBroker
 from fuseline.broker.wire import BrokerStatus
 from fuseline.cli.app import Problem
 from fuseline.cli.consoles import make_console
-from fuseline.cli.stores import find_run, open_store, store_path
+from fuseline.cli.stores import find_run, no_store_yet, open_store, store_path
 from fuseline.cli.tables import STATE_STYLES, Column, table_lines
 from fuseline.cli.text import as_json, plural, printable, short_repr
 from fuseline.cli.times import ago, clock, duration
@@ -34,8 +34,7 @@ _REPR = 300
 def list_runs(*, state: str | None, workflow: str | None, count: int, store: str | None, use_json: bool) -> int:
     """Print the newest runs, the newest first."""
     path = store_path(store)
-    if not path.exists():
-        click.echo(f"there are no runs, because there is no store at {path} yet.", err=True)
+    if no_store_yet(path):
         return 0
     with open_store(store) as broker:
         records = _newest(broker, state, workflow, count)

@@ -12,20 +12,39 @@ from fuseline.cli.times import parse_age
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["AGE", "COUNT", "EXISTING", "STATE", "executor_option", "inputs_options", "json_option", "store_option"]
+__all__ = [
+    "AGE",
+    "COUNT",
+    "EXISTING",
+    "PROCESSES",
+    "STATE",
+    "executor_option",
+    "inputs_options",
+    "json_option",
+    "store_option",
+]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    """A whole number of 1 or more."""
+    """A whole number of 1 or more.
+
+    Args:
+        most: the largest that makes sense.
+    """
 
     name = "n"
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         text = str(value)
         if not text.isdecimal() or int(text) < 1:
             self.fail(f"{text!r} is not a whole number of 1 or more.", param, ctx)
+        if self._most is not None and int(text) > self._most:
+            self.fail(f"{text} is too many. Give {self._most:,} at most.", param, ctx)
         return int(text)
 
 
@@ -58,6 +77,7 @@ class Existing(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 
 
 COUNT = Count()
+PROCESSES = Count(1024)
 AGE = Age()
 EXISTING = Existing()
 STATE = click.Choice(["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"], case_sensitive=False)
@@ -70,7 +90,7 @@ store_option = click.option(
 )
 json_option = click.option("--json", "use_json", is_flag=True, help="Print JSON, an object on each line.")
 processes_option = click.option(
-    "-p", "--processes", type=COUNT, metavar="N", help="Steps that run at a time [default: the usable CPUs]."
+    "-p", "--processes", type=PROCESSES, metavar="N", help="Steps that run at a time [default: the usable CPUs]."
 )
 
 

@@ -6,10 +6,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+import click
+
 from fuseline.broker.local import LocalBroker
 from fuseline.cli.app import Problem
 
-__all__ = ["default_store", "find_run", "open_store", "store_argument", "store_path"]
+__all__ = [
+    "default_store",
+    "find_run",
+    "nearest",
+    "no_store_yet",
+    "not_writable",
+    "open_store",
+    "prepare_folder",
+    "store_argument",
+    "store_path",
+]
 
 #: Runs that are named where the beginning of an id is that of several.
 _SHOWN = 5
@@ -51,7 +63,7 @@ def open_store(given: str | None, *, make: bool = False, **settings: Any) -> Loc
     path = store_path(given)
     if make:
         prepare_folder(path)
-    elif not path.exists():
+    elif not os.path.exists(path):
         raise Problem(
             f"there is no store at {path}. Start a run with 'fuseline run' or 'fuseline dispatch', "
             "or name another store with --store."
@@ -59,11 +71,36 @@ def open_store(given: str | None, *, make: bool = False, **settings: Any) -> Loc
     return LocalBroker(path, **settings)
 
 
+def no_store_yet(path: Path) -> bool:
+    """Return whether there is no store, and say so."""
+    if os.path.exists(path):
+        return False
+    click.echo(f"there are no runs, because there is no store at {path} yet.", err=True)
+    return True
+
+
 def prepare_folder(path: Path) -> None:
-    """Make the directory of the user's own store; that of any other is his business."""
+    """Make the directory of the user's own store; that of any other is his business.
+
+    Raises:
+        Problem: it cannot be made.
+    """
     if path == default_store():
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.parent.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise Problem(not_writable(nearest(path))) from error
+
+
+def nearest(path: Path) -> Path:
+    """Return the part of a path that is there."""
+    return next(each for each in (path, *path.parents) if os.path.exists(each))
+
+
+def not_writable(folder: Path) -> str:
+    """Return what to do about a directory in which the user's own store cannot be made."""
+    return f"{folder} is no directory that you may write to. Mend that, or name another store with --store."
 
 
 def find_run(broker: LocalBroker, prefix: str) -> str:

@@ -9,7 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-__all__ = ["open_what_is_closed", "stdout_for_results"]
+__all__ = ["STDOUT", "open_what_is_closed", "stdout_for_results", "swallow_rest", "takes_more"]
+
+#: The name of the stream in errors.
+STDOUT = "standard output"
+
+
+def takes_more(stream: TextIO) -> bool:
+    """Return whether a line can be written to a stream; it is an empty one."""
+    try:
+        stream.write("\n")
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def swallow_rest(*streams: TextIO) -> None:
+    """Let what those streams hold whose reader has gone be written to nowhere: Python flushes them at its end."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_what_is_closed() -> None:
@@ -54,7 +76,11 @@ def stdout_for_results(*, alone: bool) -> Iterator[TextIO]:
         os.dup2(kept, 1)
         os.close(kept)
         if results is not usual:
-            results.close()
+            try:
+                results.close()
+            except OSError as error:
+                error.filename = STDOUT
+                raise
 
 
 def _is_descriptor_1(stream: TextIO) -> bool:

@@ -19,7 +19,7 @@ from fuseline.broker.wire import WorkerInfo
 from fuseline.cli.app import Nonsense, Problem
 from fuseline.cli.bar import RunBar
 from fuseline.cli.follow import Follower
-from fuseline.cli.inputs import read_inputs
+from fuseline.cli.inputs import read_inputs, source_name
 from fuseline.cli.outcomes import Outcomes
 from fuseline.cli.stores import find_run, open_store, prepare_folder, store_argument, store_path
 from fuseline.cli.streams import stdout_for_results
@@ -63,7 +63,8 @@ def run_here(
         schema = workflow.to_schema()
         inputs = read_inputs(workflow, schema, pairs, lines_from)
         if not inputs.runs:
-            click.echo(f"fuseline: there are no inputs in {lines_from}, so there was nothing to run.", err=True)
+            source = source_name(lines_from or "-")
+            click.echo(f"there are no inputs in {source}, so there was nothing to run.", err=True)
             return 0
         with open_store(store, make=True) as broker:
             # Before anything is dispatched: it may refuse.
@@ -98,7 +99,9 @@ def dispatch_runs(
             def dispatch() -> list[str]:
                 ids = broker.dispatch_many(schema, inputs.runs)
                 if wait or sys.stderr.isatty():
-                    _say_who_serves(broker, workflow.name, schema.workflow_id, shlex.quote(target) + store_argument(store))
+                    _say_who_serves(
+                        broker, workflow.name, schema.workflow_id, shlex.quote(target) + store_argument(store)
+                    )
                 return ids
 
             if wait:
@@ -163,6 +166,9 @@ def serve_workflows(
 ) -> int:
     """Work on all runs of some workflows, until stopped or until there are none left."""
     workflows = [_set(workflow, executor) for target in targets for workflow in find_workflows(target)]
+    ids = Counter(workflow.to_schema().workflow_id for workflow in workflows)
+    if twice := [workflow_id for workflow_id, count in ids.items() if count > 1]:
+        raise Nonsense(f"there are several workflows {twice[0]!r}. Give each once, or give one of them another name=.")
     names = ", ".join(workflow.name for workflow in workflows)
     count = plural(processes or usable_cpus(), "step")
     until = "until no run is left" if until_done else "until Ctrl-C"

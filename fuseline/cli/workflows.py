@@ -85,6 +85,8 @@ def _import_path(place: str) -> ModuleType:
     path = Path(place).expanduser().absolute()
     if not path.is_file():
         raise Nonsense(f"there is no file {place!r}. Give the path of a Python file, or the name of a module.")
+    if path.suffix != ".py":
+        raise _no_python(place)
     folder, name = path.parent, path.stem
     while (folder / "__init__.py").is_file():  # a module of a package has the package in its name
         folder, name = folder.parent, f"{folder.name}.{name}"
@@ -114,6 +116,8 @@ def _import(name: str, place: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except ModuleNotFoundError as error:
+        if Path(name).is_file():
+            raise _no_python(name) from error
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             hint = f" Is {name}.py meant?" if Path(f"{name}.py").is_file() else ""
             raise Nonsense(
@@ -123,6 +127,10 @@ def _import(name: str, place: str) -> ModuleType:
         raise _broken(f"{place} cannot be imported", error) from error
     except BaseException as error:  # a script may exit, too
         raise _broken(f"{place} cannot be imported", error) from error
+
+
+def _no_python(place: str) -> Nonsense:
+    return Nonsense(f"{place} is no Python file, because its name does not end in .py. Rename it, or name another.")
 
 
 def _broken(what: str, error: BaseException) -> Nonsense:
@@ -141,7 +149,7 @@ def _broken(what: str, error: BaseException) -> Nonsense:
 def _users_place(error: BaseException) -> tuple[str, int | None] | None:
     """Return file and line of the innermost frame that is the user's, else of the innermost."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
-    frames = [f for f in frames if f.filename != __file__]
+    frames = [f for f in frames if f.filename not in (__file__, importlib.__file__)]
     foreign = (str(Path(__file__).parents[1]), *(sysconfig.get_path(kind) for kind in ("purelib", "platlib")))
     stdlib = sysconfig.get_path("stdlib")
     own = [f for f in frames if not f.filename.startswith((*foreign, stdlib))]

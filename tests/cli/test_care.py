@@ -89,6 +89,7 @@ def test_prune_removes_runs_that_have_ended_and_says_how_many(call: Call) -> Non
     [waiting] = dispatch(call)
     said = call("prune", "--older-than", "1d")
     assert (said.code, said.out[:15]) == (0, "0 runs removed.")
+    assert said.out.endswith(", as before.\n")
     said = call("prune", "--keep", "10")
     assert said.code == 0
     assert said.out.startswith("20 runs removed. The store takes ")

@@ -78,6 +78,8 @@ def test_what_is_not_needed_is_not_imported(arguments: list[str]) -> None:
         (["run", "pipeline.py:etl"], "fuseline: step 'Load' needs the input 'path'"),
         (["run", "pipeline.py:etl", "-i", "path=x", "--executor", "nix"], "fuseline: unknown executor 'nix'"),
         (["run", "pipeline.py:etl", "-p", "0"], "'0' is not a whole number of 1 or more"),
+        (["run", "pipeline.py:etl", "-p", "1025"], "1025 is too many. Give 1,024 at most."),
+        (["worker", "pipeline.py", "pipeline.py"], "fuseline: there are several workflows 'etl'. Give each once"),
         (["runs", "--state", "odd"], "'odd' is not one of"),
         (["runs", "-n", "-1"], "'-1' is not a whole number of 1 or more"),
         (["worker"], "Missing argument 'MODULE:WORKFLOW ...'"),
@@ -103,9 +105,10 @@ def test_where_there_is_no_store_there_are_no_runs(name: str, call: Call, store:
     said = call(name, "3f")
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith(f"fuseline: there is no store at {store}. Start a run with")
-    said = call("runs")
-    assert (said.code, said.out) == (0, "")
-    assert f"there is no store at {store} yet" in said.err
+    for arguments in (["runs"], ["prune", "--keep", "3"]):
+        said = call(*arguments)
+        assert (said.code, said.out) == (0, "")
+        assert said.err == f"there are no runs, because there is no store at {store} yet.\n"
     assert not store.exists()
 
 
@@ -138,7 +141,7 @@ def test_an_error_is_one_line_without_a_traceback(
         pytest.param(
             ">/dev/full",
             1,
-            "fuseline: [Errno 28] No space left on device\n",
+            "fuseline: standard output cannot be written: No space left on device.\n",
             marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full"),
         ),
     ],
@@ -182,7 +185,18 @@ def test_a_run_needs_no_open_streams(redirected: str, options: str, call: Call) 
     assert ("etl: SUCCEEDED" in done.stderr) == ("2>&-" not in redirected.split())
 
 
-@pytest.mark.parametrize("arguments", [["runs"], ["runs", "--json"], ["run", "pipeline:double", "-i", "x=1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["runs"],
+        ["runs", "--json"],
+        ["run", "pipeline:double", "-i", "x=1"],
+        ["run", "pipeline:double", "-i", "x=1", "--json"],
+        ["--help"],
+        ["run", "--help"],
+        ["doctor"],
+    ],
+)
 def test_output_that_nobody_reads_is_no_error(arguments: list[str], call: Call) -> None:
     call("dispatch", "pipeline:double", "-i", "x=1")
     reader, writer = os.pipe()
@@ -190,7 +204,7 @@ def test_output_that_nobody_reads_is_no_error(arguments: list[str], call: Call) 
     with os.fdopen(writer, "w") as stdout:
         command = [sys.executable, "-W", "error", "-m", "fuseline.cli", *arguments]
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 141
     assert "Traceback" not in done.stderr
     assert "rror" not in done.stderr
 
@@ -221,6 +235,18 @@ def test_the_directory_of_the_store_is_for_its_user_only(
     assert (said.code, said.out) == (0, '{"x": 2, "twice": 4}\n')
     folder = tmp_path / "state" / "fuseline"
     assert (folder.stat().st_mode & 0o777, (folder / "runs.db").is_file()) == (0o700, True)
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FUSELINE_STORE")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    said = call("run", "pipeline.py:double", "-i", "x=2")
+    advice = "Mend that, or name another store with --store."
+    assert said.code == 1
+    assert said.err == f"fuseline: {tmp_path}/file is no directory that you may write to. {advice}\n"
 
 
 def test_an_option_goes_before_the_environment(call: Call, tmp_path: Path, store: Path) -> None:

@@ -196,7 +196,10 @@ def test_a_file_without_lines_gives_no_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "line 2 of standard input is no JSON"),
+        (
+            "{",
+            "line 2 of standard input is no JSON (Expecting property name enclosed in double quotes, at character 2)",
+        ),
         ("[1]", "line 2 of standard input is [1]. Each line is an object of inputs"),
         ('{"x": "one"}', "line 2 of standard input: the input 'x' takes int, which 'one' is not"),
         ("{}", "line 2 of standard input: step 'Take' needs the input 'x'"),
@@ -212,7 +215,7 @@ def test_a_bad_line_is_named_with_its_number(line: str, complaint: str, monkeypa
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Nonsense, match=r"nowhere\.jsonl cannot be read"):
+    with pytest.raises(Nonsense, match=r"nowhere\.jsonl cannot be read: No such file or directory\. Name"):
         read(int, lines_from=str(tmp_path / "nowhere.jsonl"))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(Nonsense, match="binary cannot be read"):

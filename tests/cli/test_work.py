@@ -102,7 +102,7 @@ def test_of_many_runs_one_that_fails_has_an_empty_line(call: Call) -> None:
 def test_a_file_without_inputs_runs_nothing(call: Call, store: Path) -> None:
     said = call("run", "pipeline.py:double", "--inputs", lines_of("in.jsonl"))
     assert (said.code, said.out) == (0, "")
-    assert "there are no inputs in in.jsonl" in said.err
+    assert said.err == "there are no inputs in in.jsonl, so there was nothing to run.\n"
     assert not store.exists()
 
 

@@ -91,6 +91,23 @@ def test_a_module_that_cannot_be_imported_is_blamed_with_file_and_line(source: s
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("place", ["flow.txt", "./flow.txt"])
+def test_a_file_that_does_not_end_in_py_is_named(place: str) -> None:
+    write("flow.txt", "")
+    with pytest.raises(Nonsense) as caught:
+        find_workflow(place)
+    assert str(caught.value).startswith(f"{place} is no Python file, because its name does not end in .py.")
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="this system has no file that nobody can read")
+def test_of_a_file_that_cannot_be_read_no_line_is_blamed() -> None:
+    Path("odd.py").symlink_to("/proc/self/mem")
+    with pytest.raises(Nonsense, match=r"odd\.py cannot be imported: OSError: .*error\. Mend that"):
+        find_workflow("odd.py:w")
+
+
+@pytest.mark.usefixtures("project")
 def test_a_maker_that_fails_or_makes_something_else_is_blamed() -> None:
     write("makers.py", "def fails(): return 1 / 0\ndef lies(): return 3\ndef wants(x): return x\n")
     for name, complaint in {
