@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -10,6 +11,7 @@ from fuseline.broker import serve
 from fuseline.broker.store import Durability
 from fuseline.cli.app import Nonsense, Problem
 from fuseline.cli.stores import find_run, no_store_yet, open_store, prepare_folder, store_path
+from fuseline.cli.streams import fresh
 from fuseline.cli.text import plural
 from fuseline.cli.times import size
 from fuseline.cli.workflows import find_workflow
@@ -91,5 +93,5 @@ def keep_broker(*, store: str | None, durability: Durability, keep_for: float | 
         click.echo(f"broker {pid} is ready, with the store {path}. Ctrl-C ends it.")
 
     serve(path, durability=durability, keep_for=keep_for, keep_runs=keep_runs, on_ready=say_ready)
-    click.echo(f"broker {os.getpid()} has ended; the store {path} has everything.")
+    click.echo(f"{fresh(sys.stdout)}broker {os.getpid()} has ended; the store {path} has everything.")
     return 0

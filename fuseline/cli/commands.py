@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,14 +40,21 @@ Examples:
   fuseline runs --state failed
 """
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+#: Columns of the help: those of the terminal, but for two.
+_WIDTH = max(30, min(100, shutil.get_terminal_size().columns) - 2)
+_CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": _WIDTH}
 
 
 class _InOrder(click.Group):
-    """Lists its commands in the order in which they are needed."""
+    """Lists its commands in the order in which they are needed; ``help COMMAND`` is ``COMMAND --help``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] == "help":
+            args = [*args[1:2], "--help"]
+        return super().parse_args(ctx, args)
 
 
 @click.group(
@@ -54,7 +62,6 @@ class _InOrder(click.Group):
     context_settings=_CONTEXT,
     epilog=_EPILOG,
     subcommand_metavar="COMMAND [ARGUMENTS]",
-    no_args_is_help=False,
 )
 @click.version_option(__version__, message="fuseline %(version)s")
 def fuseline_command() -> None:

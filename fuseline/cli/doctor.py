@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import sqlite3
 import textwrap
@@ -121,12 +122,12 @@ def _leftovers() -> Iterator[Finding]:
     except FuselineError as error:
         yield Finding(subject="sockets", text=f"{error}", advice="Without that, no broker can be reached.")
         return
-    left = [each for each in folder.glob("broker-*") if _is_left(each)]
+    left = sorted(each for each in folder.glob("broker-*") if _is_left(each))
     if left:
         yield Finding(
             subject="leftovers",
             text=f"{plural(len(left), 'folder')} of brokers that were killed, in {folder}",
-            advice=f"They do no harm. When no broker runs, remove them with: rm -r {folder}/broker-*",
+            advice=f"They do no harm. Remove them with: rm -r {shlex.join(map(str, left))}",
             is_harmless=True,
         )
     else:

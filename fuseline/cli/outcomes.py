@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import click
 
 from fuseline.broker.info import run_result
 from fuseline.cli.app import complain
+from fuseline.cli.streams import fresh
 from fuseline.cli.text import LONG, as_json, as_line, beginning, plural, printable, short_repr
 from fuseline.cli.times import duration
 from fuseline.cli.traces import error_lines, failure_of
@@ -127,7 +129,8 @@ class Outcomes:
             return
         if is_left_to_workers and (waiting := self._states[State.PENDING]):
             goes = "the run goes" if waiting == 1 else f"{waiting:,} runs go"
-            self._say(f"no longer waiting; {goes} on with the workers. Look with: fuseline runs{self._store}")
+            goes = f"{fresh(sys.stderr)}no longer waiting; {goes}"
+            self._say(f"{goes} on with the workers. Look with: fuseline runs{self._store}")
             if waiting == self._states.total():
                 return
         retried = f", {self._retries:,} {'retry' if self._retries == 1 else 'retries'}" if self._retries else ""

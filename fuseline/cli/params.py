@@ -112,7 +112,7 @@ def inputs_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "pairs",
         multiple=True,
         metavar="NAME=VALUE",
-        help="An input: text for a parameter annotated str, else JSON. May be repeated.",
+        help="An input: text, or JSON, as the annotation of its parameter has it. May be repeated.",
     )
     lines = click.option(
         "--inputs",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fuseline.broker.local import LocalBroker
+from fuseline.broker.store.file import read_owner
 from fuseline.cli.app import Problem
 
 __all__ = [
@@ -18,11 +22,14 @@ __all__ = [
     "no_store_yet",
     "not_writable",
     "open_store",
+    "patience",
     "prepare_folder",
     "store_argument",
     "store_path",
 ]
 
+#: Seconds after which it is said that a broker does not answer.
+_SILENCE = 2.0
 #: Runs that are named where the beginning of an id is that of several.
 _SHOWN = 5
 
@@ -68,7 +75,26 @@ def open_store(given: str | None, *, make: bool = False, **settings: Any) -> Loc
             f"there is no store at {path}. Start a run with 'fuseline run' or 'fuseline dispatch', "
             "or name another store with --store."
         )
-    return LocalBroker(path, **settings)
+    with patience(path):
+        return LocalBroker(path, **settings)
+
+
+@contextmanager
+def patience(path: Path) -> Iterator[None]:
+    """Say who is waited for, if the broker of a store lets the block wait."""
+
+    def say() -> None:
+        pid, _ = read_owner(path)
+        whom = f"broker {pid}" if pid else "the broker"
+        click.echo(f"waiting for {whom} of {path}, which does not answer …", err=True)
+
+    timer = threading.Timer(_SILENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def no_store_yet(path: Path) -> bool:

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-__all__ = ["STDOUT", "open_what_is_closed", "stdout_for_results", "swallow_rest", "takes_more"]
+__all__ = [
+    "STDOUT",
+    "fresh",
+    "open_what_is_closed",
+    "stdout_for_results",
+    "swallow_rest",
+    "takes_more",
+    "warn_on_fresh_lines",
+]
 
 #: The name of the stream in errors.
 STDOUT = "standard output"
+
+
+def fresh(stream: TextIO) -> str:
+    """Return what clears the line of a terminal that ``^C`` may be on; nothing for another stream."""
+    return "\r\x1b[K" if stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown") else ""
+
+
+def warn_on_fresh_lines() -> None:
+    """Let the warnings of fuseline begin a line of their own, if nobody has said where they go."""
+    log = logging.getLogger("fuseline")
+    if fresh(sys.stderr) and not log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(f"{fresh(sys.stderr)}%(message)s"))
+        log.addHandler(handler)
 
 
 def takes_more(stream: TextIO) -> bool:

@@ -22,6 +22,8 @@ _LINKS = {
     "The above exception was the direct cause of the following exception:": "caused by",
     "During handling of the above exception, another exception occurred:": "raised while handling",
 }
+#: Lines of a message that are shown below its first.
+_MORE = 5
 #: Characters of a line that are shown.
 _LONGEST = 1000
 
@@ -34,8 +36,12 @@ _OWN = str(Path(fuseline.__file__).parent) + os.sep
 
 def summary(error: ErrorInfo) -> str:
     """Return ``"ValueError: no such column"``, on one line."""
+    return _summary(error, error.message)
+
+
+def _summary(error: ErrorInfo, message: str) -> str:
     kind = error.type_names[0].rpartition(".")[2] if error.type_names else "an exception"
-    return shorten(f"{kind}: {error.message}" if error.message else kind, _LONGEST)
+    return shorten(f"{kind}: {message}" if message else kind, _LONGEST)
 
 
 def without_whom(text: str) -> str:
@@ -69,8 +75,9 @@ def error_lines(record: RunRecord, name: str) -> list[str]:
     attempt = f" (attempt {step.attempts})" if step.attempts > 1 else ""
     if step.error is None:
         return [f"step {name!r}{attempt}: its worker gave no reason"]
-    lines = [f"step {name!r}{attempt}: {without_whom(summary(step.error))}"]
-    lines += [f"  {line}" for line in step.error.message.strip().split("\n")[1:6]]
+    first, *more = step.error.message.strip().split("\n")
+    lines = [f"step {name!r}{attempt}: {without_whom(_summary(step.error, first))}"]
+    lines += [f"  {line}" for line in more[:_MORE]] + (["  …"] if len(more) > _MORE else [])
     lines += [f"  {line}" for line in [*_frames(step.error.traceback), *_causes(step.error.traceback)]]
     return [printable(line) for line in lines]
 

@@ -21,8 +21,8 @@ from fuseline.cli.bar import RunBar
 from fuseline.cli.follow import Follower
 from fuseline.cli.inputs import read_inputs, source_name
 from fuseline.cli.outcomes import Outcomes
-from fuseline.cli.stores import find_run, open_store, prepare_folder, store_argument, store_path
-from fuseline.cli.streams import stdout_for_results
+from fuseline.cli.stores import find_run, open_store, patience, prepare_folder, store_argument, store_path
+from fuseline.cli.streams import fresh, stdout_for_results, warn_on_fresh_lines
 from fuseline.cli.text import plural, printable
 from fuseline.cli.times import clock
 from fuseline.cli.workflows import find_workflow, find_workflows
@@ -181,13 +181,24 @@ def serve_workflows(
 
     path = store_path(store)
     prepare_folder(path)
-    with _Reception(path, len(workflows), say_ready) as broker:
+    with patience(path):
+        reception = _Reception(path, len(workflows), say_ready)
+    with reception as broker:
         engine = ProcessEngine(broker, workflows, processes=processes)
         ends = _Ends(verbose=verbose)
         engine.observe(ends)
         stopped = _work(engine, block=not until_done)
-        click.echo(f"worker {os.getpid()} has stopped: {ends}.", err=True)
+        click.echo(f"{fresh(sys.stderr)}worker {os.getpid()} has stopped: {ends}.", err=True)
+        if stopped and any(_has_left(broker, workflow_id) for workflow_id in ids):
+            command = f"fuseline worker {shlex.join(targets)}{store_argument(store)}"
+            click.echo(f"What has not ended stays in the store. Go on with: {command}", err=True)
     return stopped or (1 if ends.failed else 0)
+
+
+def _has_left(broker: LocalBroker, workflow_id: str) -> bool:
+    """Return whether a workflow has runs that have not ended."""
+    states = (State.PENDING, State.RUNNING)
+    return any(broker.records(workflow_id=workflow_id, state=state, limit=1) for state in states)
 
 
 class _Reception(LocalBroker):
@@ -229,6 +240,7 @@ def _set(workflow: Workflow, executor: str | None) -> Workflow:
 
 def _work(engine: ProcessEngine, *, block: bool = False) -> int:
     """Let an engine work; return the exit code if a signal has ended that, else 0."""
+    warn_on_fresh_lines()
     try:
         engine.work(block=block)
     except KeyboardInterrupt:

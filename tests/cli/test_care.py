@@ -127,6 +127,21 @@ def test_a_second_broker_of_a_store_is_refused(start: Start, call: Call) -> None
     process.communicate(timeout=HANG)
 
 
+def test_it_is_said_that_a_broker_does_not_answer(start: Start, call: Call, store: Path) -> None:
+    process = start("broker")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)
+    waits = start("runs")
+    assert waits.stderr is not None
+    assert waits.stderr.readline() == f"waiting for broker {process.pid} of {store}, which does not answer …\n"
+    process.send_signal(signal.SIGCONT)
+    assert waits.communicate(timeout=HANG) == ("", "there are no runs.\n")
+    assert waits.returncode == 0
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=HANG)
+
+
 # -- doctor -----------------------------------------------------------------------------------------------------------
 
 
@@ -194,8 +209,9 @@ def test_doctor_names_what_a_killed_broker_has_left(
     assert "leftovers    none" in call("doctor").out
     process.kill()
     process.wait()
+    [left] = (tmp_path / "fuseline").glob("broker-*")
     said = call("doctor")
     assert said.code == 0  # it does no harm
     assert "! leftovers    1 folder of brokers that were killed" in said.out
-    assert "rm -r" in said.out
+    assert f"rm -r {left}\n" in said.out
     assert not psutil.pid_exists(process.pid) or os.getpid() != process.pid

@@ -44,6 +44,18 @@ def test_help_lists_commands_and_exit_codes(call: Call) -> None:
     assert max(map(len, said.out.splitlines())) <= 80
 
 
+def test_help_may_be_asked_for_without_dashes(call: Call) -> None:
+    assert call() == call("help") == call("--help")
+    assert call("help", "run") == call("run", "--help")
+
+
+def test_help_fits_a_narrow_terminal() -> None:
+    command = [sys.executable, "-m", "fuseline.cli", "show", "--help"]
+    environment = {**os.environ, "COLUMNS": "40"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=True)
+    assert max(map(len, done.stdout.splitlines())) <= 40
+
+
 def test_version_is_that_of_the_package(call: Call) -> None:
     assert call("--version").out == f"fuseline {fuseline.__version__}\n"
 
@@ -70,7 +82,7 @@ def test_what_is_not_needed_is_not_imported(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "fuseline: Missing command. Try 'fuseline --help'."),
+        (["help", "dance"], "fuseline: No such command 'dance'."),
         (["dance"], "fuseline: No such command 'dance'."),
         (["run"], "fuseline: Missing argument 'MODULE:WORKFLOW'. Try 'fuseline run --help'."),
         (["run", "pipeline.py:nix"], "fuseline: pipeline.py has no workflow 'nix'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+
+from fuseline.cli.streams import fresh
 
 Call = Callable[..., Any]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -86,6 +89,19 @@ def test_a_bar_leaves_alone_what_children_print(project: Path) -> None:
 def test_a_dumb_terminal_gets_no_bar() -> None:
     got = on_terminal(80, "run", "pipeline.py:etl", "-i", "path=x", "--executor", "inline", TERM="dumb")
     assert got.startswith("report: 3 rows\r\netl: SUCCEEDED")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_follows_ctrl_c_clears_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert fresh(Terminal()) == "\r\x1b[K"
+    assert fresh(io.StringIO()) == ""
+    monkeypatch.setenv("TERM", "dumb")
+    assert fresh(Terminal()) == ""
 
 
 @pytest.mark.usefixtures("broker")

@@ -61,7 +61,7 @@ def test_the_frames_of_the_user_are_shown_without_those_of_fuseline(
         traceback=TRACE.replace("HERE", str(tmp_path)),
     )
     assert error_lines(failed(error, attempts=3), "load") == [
-        "step 'load' (attempt 3): ValueError: two…",
+        "step 'load' (attempt 3): ValueError: two",
         "    indented lines",
         '  File "pipeline.py", line 7, in run_step',
         "    return load(1) + load(x)",
@@ -107,6 +107,13 @@ def test_an_error_without_a_traceback_or_none_at_all() -> None:
     assert error_lines(failed(ErrorInfo(type_names=(), message="?")), "load") == ["step 'load': an exception: ?"]
     assert error_lines(failed(None), "load") == ["step 'load': its worker gave no reason"]
     assert reason_of(failed(None)) == "load: its worker gave no reason"
+
+
+def test_of_a_message_of_many_lines_the_first_are_shown() -> None:
+    error = ErrorInfo(type_names=("ValueError",), message="\n".join("abcdefgh"))
+    first, *more = error_lines(failed(error), "load")
+    assert first == "step 'load': ValueError: a"
+    assert more == ["  b", "  c", "  d", "  e", "  f", "  …"]
 
 
 def test_what_an_error_is_about_is_not_said_twice() -> None:

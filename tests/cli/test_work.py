@@ -214,6 +214,20 @@ def test_a_signal_lets_what_runs_finish_and_says_how_to_go_on(
     assert call("runs", "--json").out.count('"SUCCEEDED"') == 2
 
 
+def test_a_worker_that_is_stopped_says_how_to_go_on(start: Start, gate: Gate, call: Call) -> None:
+    call("dispatch", "pipeline.py:hold", "-i", f"folder={gate._folder}")
+    process = start("worker", "pipeline.py:hold", "-p", "1")
+    gate.wait_entered()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert "serves hold" in process.stderr.readline()
+    assert "stopping when" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    code, _, err = end(process)
+    assert (code, "0 runs ended here." in err) == (130, True)
+    assert err.endswith("What has not ended stays in the store. Go on with: fuseline worker pipeline.py:hold\n")
+
+
 def test_a_run_that_was_killed_can_be_resumed(start: Start, gate: Gate, call: Call) -> None:
     process = start("run", "pipeline.py:hold", "-i", f"folder={gate._folder}", "-p", "1")
     gate.wait_entered()
