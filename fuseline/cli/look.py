@@ -173,7 +173,7 @@ def _run_columns(records: Sequence[RunRecord], now: float, served: Set[str]) -> 
         Column(title="steps", cells=[_steps(record) for record in records], rank=4, right=True),
         Column(title="created", cells=[ago(record.created, now) for record in records], rank=3, right=True),
         Column(title="took", cells=[_run_took(record, now, served) for record in records], rank=5, right=True),
-        Column(title="reason", cells=[reason_of(record) for record in records], least=16, rank=2),
+        Column(title="reason", cells=[reason_of(record) for record in records], least=24, rank=2),
     ]
 
 

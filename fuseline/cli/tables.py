@@ -33,7 +33,7 @@ class Column:
     title: str
     cells: Sequence[str]
     least: int | None = None  #: characters that it may be cut to; None if it is never cut
-    rank: int = 0  #: where the terminal is narrow, the column with the highest goes first; 0 stays
+    rank: int = 0  #: where the terminal is narrow, columns with a low one go before others; 0 stays
     right: bool = False  #: whether it is aligned on the right
     style: Callable[[str], str] = lambda cell: ""
 
@@ -53,12 +53,12 @@ def table_lines(columns: Sequence[Column], width: int) -> Iterator[Text]:
 
     Columns without anything in them are left out.
     """
-    shown = [column for column in columns if any(column.cells)]
-    while _total([column.needed for column in shown]) > width:
-        last = max(shown, key=lambda column: column.rank, default=None)
-        if last is None or last.rank == 0:
-            break
-        shown.remove(last)
+    shown: list[Column] = []
+    for column in sorted(columns, key=lambda column: column.rank):
+        fits = _total([each.needed for each in [*shown, column]]) <= width
+        if any(column.cells) and (fits or column.rank == 0):
+            shown.append(column)
+    shown.sort(key=columns.index)
     widths = _share(shown, width)
     yield _line(shown, widths, [Text(column.title, "bold") for column in shown])
     for row in zip(*(column.cells for column in shown), strict=True):

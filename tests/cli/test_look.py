@@ -54,8 +54,8 @@ def test_why_a_run_failed_stays_on_a_narrow_terminal(runs: dict[str, str], broke
     bad = broker.record(runs["bad"])
     left = msgspec.structs.replace(broker.record(runs["waits"]), state=State.RUNNING)
     head, first, _ = (line.plain for line in table_lines(_run_columns([bad, left], bad.created, set()), 80))
-    assert head.split() == ["run", "workflow", "state", "created", "reason"]
-    assert "Report: ValueErr" in first
+    assert head.split() == ["run", "workflow", "state", "steps", "reason"]
+    assert "Report: ValueError: a b" in first
 
 
 def test_the_story_of_several_days_fits(runs: dict[str, str], broker: LocalBroker) -> None:
