@@ -2,7 +2,7 @@
 
 Child processes write to the same terminal, when they like. So the cursor stays where their text ends, and the bar is
 drawn some rows below it. What they print moves down towards the bar, and the next drawing, which begins by erasing all
-below the cursor, puts it further down.
+below the cursor, puts it further down. Only one of many lines that are printed in one go may keep a rest of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["RunBar"]
 _NARROW = 70
 #: Seconds between two drawings.
 _INTERVAL = 0.1
-#: Rows between the cursor and the bar: so many lines that are printed in one go do not reach it.
+#: Rows between the cursor and the bar, which lines that are printed in one go may fill.
 _ROWS = 3
 
 _ERASE = "\x1b[J"  #: what is to the right of the cursor and below

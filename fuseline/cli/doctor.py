@@ -23,7 +23,7 @@ from fuseline.broker.door import knock, runtime_folder
 from fuseline.broker.local import LocalBroker
 from fuseline.broker.store.file import check_file, file_system, read_owner
 from fuseline.cli.consoles import make_console
-from fuseline.cli.stores import default_store, nearest, not_writable, store_path
+from fuseline.cli.stores import default_store, nearest, not_writable, patience, store_path
 from fuseline.cli.text import plural, printable
 from fuseline.cli.times import size
 from fuseline.errors import FuselineError
@@ -196,7 +196,9 @@ def _inside(path: Path) -> Iterator[Finding]:
     """Look into the store by way of its broker."""
     started = time.monotonic()
     try:
-        with LocalBroker(path) as broker:
+        with patience(path):
+            reached = LocalBroker(path)
+        with reached as broker:
             status = broker.status()
             problems = broker.check()
     except FuselineError as error:
