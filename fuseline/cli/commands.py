@@ -162,7 +162,12 @@ def resume(**given: Any) -> int:
 
 
 @fuseline_command.command(epilog=_example("fuseline runs --state failed -n 50", "fuseline runs --json | jq .run"))
-@click.option("--state", type=STATE, help="Only runs in this state.")
+@click.option(
+    "--state",
+    type=STATE,
+    metavar="STATE",
+    help="Only runs in this state: pending, running, succeeded, failed or cancelled.",
+)
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
 @click.option("-n", "count", type=COUNT, metavar="N", default=20, show_default=True, help="At most so many.")
 @store_option
