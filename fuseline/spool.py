@@ -6,16 +6,14 @@ of a program when that is gone with all its processes, and what they say counts 
 
 ::
 
-    length of body (4 bytes) | its CRC-32 (4) | body: a report in msgpack      ... and zeros after the last one
+    length of body (4 bytes) | its CRC-32 (4) | body: a report in msgpack
 
-The file is mapped into memory, so that writing is copying. It is not synced: after a power cut, such a step starts
-again, unless all of its report happens to be there.
+It is not synced: after a power cut, such a step starts again, unless all of its report happens to be there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import struct
 import threading
@@ -32,8 +30,6 @@ __all__ = ["Spool", "read_spools", "remove_dead_spools", "remove_spools"]
 
 #: Bytes after which a file is put aside and another one begun. Two files have more reports than can be on their way.
 _ENOUGH = 4 << 20
-#: Bytes by which a file grows: what is mapped must be on the disk, or a full one would end the process by SIGBUS.
-_CHUNK = 1 << 16
 
 _HEAD = struct.Struct("=II")
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,49 +49,38 @@ class Spool:
         # A number may be that of a process before us, and there may be others in this one.
         self._path = folder / f"{program}.{self._pid}-{time.monotonic_ns()}"
         self._lock = threading.Lock()
-        self._map: mmap.mmap | None = None
+        self._fd = -1
         self._end = 0  #: where the next report goes
+        self._is_closed = False
 
     def add(self, report: AttemptReport) -> None:
         """Write a report. Where that fails, the step starts again if nobody hears of it: no reason to fail now."""
         if os.getpid() != self._pid:
             return  # the step has forked, and both return: the value of the first process counts
         with self._lock, contextlib.suppress(Exception):
+            if self._is_closed:
+                return
+            if self._fd < 0:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             encoded = _encode(report)
-            body = self._end + _HEAD.size
-            end = body + len(encoded)
-            mapped = self._mapped(end)
-            mapped[body:end] = encoded
-            _HEAD.pack_into(mapped, self._end, len(encoded), zlib.crc32(encoded))  # last: now it is there
-            self._end = end
-            if end > _ENOUGH:
+            record = _HEAD.pack(len(encoded), zlib.crc32(encoded)) + encoded
+            if os.pwrite(self._fd, record, self._end) < len(record):  # the next one goes over what is there of it
+                return
+            self._end += len(record)
+            if self._end > _ENOUGH:
                 os.replace(self._path, _put_aside(self._path))
                 self._shut()
-
-    def _mapped(self, size: int) -> mmap.mmap:
-        """Return the file with at least so many bytes."""
-        if self._map is None or len(self._map) < size:
-            grown = -(-size // _CHUNK) * _CHUNK
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                while (missing := grown - os.fstat(fd).st_size) > 0:
-                    os.write(fd, bytes(missing))
-                old, self._map = self._map, mmap.mmap(fd, grown)
-            finally:
-                os.close(fd)
-            if old is not None:
-                old.close()
-        return self._map
 
     def close(self) -> None:
         """Write no more. What was written stays until its program has left the broker. May be called twice."""
         with self._lock:
+            self._is_closed = True
             self._shut()
 
     def _shut(self) -> None:
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
             self._end = 0
 
 

@@ -1,7 +1,7 @@
 """The scheduling core of a broker process, with a clock, a store, and the workers it must hear of or find dead.
 
 It knows nothing of links: what is to be told to whom is in ``stirred``, ``notices`` and ``happened``, for the server to
-tell once ``commit`` has returned.
+tell once what was committed ``has_settled``.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Housing:
         """Store what has changed since the last call.
 
         Args:
-            behind: whether not to wait for the disk. It is stored when ``is_settled``.
+            behind: whether not to wait for the disk. It is stored when ``has_settled`` says so.
 
         Raises:
             StoreError: it could not be stored. What is held here is ahead of the store now, and must not be told.
@@ -143,10 +143,9 @@ class Housing:
         self._changes = Changes()
         self._ended.clear()
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether all that was committed is stored: ``settle`` would not wait."""
-        return self._store is None or self._store.is_settled
+    def has_settled(self) -> bool:
+        """Return whether all that was committed is stored; ``settle`` would not wait. Raises like ``commit``."""
+        return self._store is None or self._store.has_settled()
 
     def settle(self) -> None:
         """Wait for what was committed to be stored. Raises like ``commit``."""

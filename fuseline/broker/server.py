@@ -139,14 +139,14 @@ class Server:
                 break
             ready = self._selector.select(0)
         self._on_time(time.monotonic())
-        if self._housing.is_settled or self._gathered >= _BATCH:
+        if self._housing.has_settled() or self._gathered >= _BATCH:
             self._housing.settle()
             self._tell()
             self._hand_out()
             self._note_news()
             self._housing.commit(behind=True)
             self._committing, self._batch, self._gathered = self._batch, [], 0
-            if self._housing.is_settled:
+            if self._housing.has_settled():
                 self._tell()
 
     def _wait(self) -> float:

@@ -19,7 +19,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Generic
@@ -189,8 +189,8 @@ def _start(process: Any) -> None:
     """Start a process in which Ctrl-C waits until it has left the terminal: before that, it could only make noise."""
     from loky.backend import resource_tracker as of_loky
 
-    with safe_path():
-        for tracker in (of_loky, resource_tracker):  # they unblock the signal when they start
+    for tracker in (of_loky, resource_tracker):  # they unblock the signal when they start
+        with safe_path() if tracker._resource_tracker._fd is None else nullcontext():
             tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -223,14 +223,17 @@ class Scheduler:
             WorkflowChangedError: a worker serves it, or another run of it has not ended.
         """
         flow = self._flows.get(workflow_id)
-        if flow is None or not (flow.workers or flow.unsettled > len(but)):
+        if flow is not None and flow.workers:
+            raise WorkflowChangedError(workflow_id, workers=flow.workers)
+        if flow is None or flow.unsettled <= len(but):
             return
+        others = set(but)
         in_the_way = [
             run.instance_id
             for run in self.runs.values()
-            if run.plan.workflow_id == workflow_id and run not in but and not run.state.is_settled
+            if run.plan.workflow_id == workflow_id and run not in others and not run.state.is_settled
         ]
-        raise WorkflowChangedError(workflow_id, in_the_way, flow.workers)
+        raise WorkflowChangedError(workflow_id, in_the_way)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

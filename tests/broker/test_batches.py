@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fuseline.broker.door import Door, knock
+from fuseline.broker.housing import Housing
 from fuseline.broker.link import ClientLink
 from fuseline.broker.server import Server
 from fuseline.broker.store import Store
@@ -21,6 +22,7 @@ from fuseline.broker.wire import Dispatch, Done, GetRun, Know, ListRuns, Refused
 from fuseline.encoding import encode
 from fuseline.errors import StoreError
 from fuseline.testing.gate import HANG
+from fuseline.values import Value
 from fuseline.wakeup import wait_readable
 
 from .workflows import adding
@@ -199,6 +201,47 @@ def test_a_commit_that_fails_is_an_error_for_all_who_wait_and_leaves_nothing(
     assert isinstance(server.error, StoreError)
     assert not server.store.has("one")
     assert not server.store.has("two")
+
+
+def test_a_commit_that_fails_just_after_it_has_begun_is_not_told_as_done(
+    server: Watched, links: list[ClientLink], commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = server._housing.commit
+
+    def commit_until_it_has_failed(*, behind: bool = False) -> None:
+        commit(behind=behind)
+        if (begun := server.store._db._commit) is not None:
+            commits.let_go()
+            assert begun.exception(HANG) is not None
+
+    monkeypatch.setattr(server._housing, "commit", commit_until_it_has_failed)
+    commits.fail = True
+    dispatch(links[0], "one")
+    refused = answer(links[0])
+    assert isinstance(refused, Refused)
+    assert "disk I/O error" in refused.message
+    assert server.ended.wait(HANG)
+    assert not server.store.has("one")
+
+
+def test_files_stay_if_the_commit_fails_that_drops_them(tmp_path: Path, commits: Commits) -> None:
+    store = Store(tmp_path / "runs.db")
+    housing = Housing(store, store.presence_folder)
+    file = store.values_folder / "large"
+    file.write_bytes(b"x")
+    housing.dispatch(SCHEMA, "one", {"a": Value(file=str(file))})
+    housing.cancel("one", None)
+    housing.commit()
+    housing.forget("one")
+    commits.fail = True
+    housing.commit(behind=True)
+    with pytest.raises(StoreError):
+        housing.settle()
+    assert store.has("one")
+    store.settle()
+    assert file.exists()
+    commits.fail = False
+    store.close()
 
 
 def test_who_was_served_hears_of_it_when_the_server_stops_meanwhile(

@@ -206,7 +206,7 @@ def test_last_words_are_removed_when_they_are_stored(
 
     def remove(folder: Path, program: str) -> None:
         assert store is not None, "too early"
-        is_settled, loaded = store.is_settled, store.load("r")
+        is_settled, loaded = store.has_settled(), store.load("r")
         assert loaded is not None
         removed.append((program, is_settled, loaded[1].steps["a"].state))
         remove_spools(folder, program)

@@ -126,6 +126,26 @@ def test_half_a_report_at_the_end_is_left_out(tmp_path: Path) -> None:
     assert list(read_spools(tmp_path, "me")) == [report(1)]
 
 
+def test_a_closed_spool_takes_no_more_and_loses_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "me")
+    spool.add(report(1))
+    spool.close()
+    spool.add(report(2))
+    assert list(read_spools(tmp_path, "me")) == [report(1)]
+
+
+def test_what_was_written_in_part_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    spool = Spool(tmp_path, "me")
+    spool.add(report(1))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:20], at))  # as a full disk does
+    spool.add(report(2))
+    monkeypatch.undo()
+    spool.add(report(3))
+    spool.close()
+    assert list(read_spools(tmp_path, "me")) == [report(1), report(3)]
+
+
 def test_two_in_one_process_do_not_disturb_each_other(tmp_path: Path) -> None:
     one, two = Spool(tmp_path, "me"), Spool(tmp_path, "me")
     for token in range(1, 4):
@@ -136,7 +156,7 @@ def test_two_in_one_process_do_not_disturb_each_other(tmp_path: Path) -> None:
     assert sorted(each.token for each in read_spools(tmp_path, "me")) == [1, 2, 3, 10, 20, 30]
 
 
-def test_a_report_may_be_larger_than_what_the_file_grows_by(tmp_path: Path) -> None:
+def test_a_report_may_be_large(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "me")
     sizes = [10, 200_000, 10, 3_000_000, 10, 20]
     for token, size in enumerate(sizes):

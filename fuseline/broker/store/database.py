@@ -67,10 +67,15 @@ class Database:
             self._connection = sqlite3.connect(
                 path, timeout=0, isolation_level=None, cached_statements=64, check_same_thread=False
             )
-        self.settled = Wakeup()  #: readable when a commit that was left behind may be done
         self._committer = ThreadPoolExecutor(1, "fuseline-committer")
         self._commit: Future[Any] | None = None  #: the one that was left behind
         try:
+            with self._translated():
+                self.settled = Wakeup()  #: readable when a commit that was left behind may be done
+                try:
+                    self._committer.submit(int).result()  # its thread: if there can be none, then not in the middle
+                except RuntimeError as error:
+                    raise OSError(f"the system refuses a thread: {error}") from error
             self._prepare()
             with self.transaction(syncs=True):
                 self.run("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
@@ -116,7 +121,8 @@ class Database:
             self.settle()
         finally:
             self._committer.shutdown()
-            self.settled.close()
+            if hasattr(self, "settled"):
+                self.settled.close()
             with self._translated():
                 self._connection.close()
 
@@ -146,10 +152,11 @@ class Database:
             self._roll_back()
             raise
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether no commit is under way: ``settle`` would not wait."""
-        return self._commit is None or self._commit.done()
+    def has_settled(self) -> bool:
+        """Return whether no commit is under way; ``settle`` would not wait. Raises like ``settle``."""
+        if self._commit is not None and self._commit.done():
+            self.settle()
+        return self._commit is None
 
     def settle(self) -> None:
         """Wait for the commit that was left behind, if one was.

@@ -111,14 +111,20 @@ class Store:
         if changes:
             syncs = self.syncs and changes.matters
             with self._db.transaction(syncs=syncs, behind=behind and syncs):
-                self._unused = self._write(changes, epoch)
-            if self.is_settled:
-                self.settle()
+                unused = self._write(changes, epoch)
+            self._unused = unused
+            self.has_settled()
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether no commit is under way: ``settle`` would not wait."""
-        return self._db.is_settled
+    def has_settled(self) -> bool:
+        """Return whether no commit is under way; ``settle`` would not wait. Raises like ``settle``."""
+        try:
+            has_settled = self._db.has_settled()
+        except StoreError:
+            self._unused = []  # there are rows that refer to them
+            raise
+        if has_settled:
+            self.settle()
+        return has_settled
 
     @property
     def settled(self) -> Wakeup:
@@ -131,9 +137,9 @@ class Store:
         Raises:
             StoreError: it has failed, and nothing of it was written.
         """
-        self._db.settle()
         unused, self._unused = self._unused, []
-        self.remove_files(unused)
+        self._db.settle()
+        self.remove_files(unused)  # not if it has failed: there are rows that refer to them
 
     def _write(self, changes: Changes, epoch: float) -> list[str]:
         """Write what has changed; return the names of files that nothing refers to once it is committed."""
