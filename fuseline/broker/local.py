@@ -135,6 +135,7 @@ class LocalBroker(Broker):
         """Have no part in the work yet. A fork of the program begins like this, too: it is another one."""
         self._lock = threading.RLock()
         self._workers: dict[str, LocalWorker] = {}
+        self._streams: weakref.WeakSet[LocalStream] = weakref.WeakSet()
         self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
         self._presence: Presence | None = None
 
@@ -275,20 +276,16 @@ class LocalBroker(Broker):
                 return
             self._closed = True
             workers = list(self._workers.values())
-        is_at_work = False
-        for worker in workers:
-            if worker.is_at_work:  # an engine uses it still: its end will be found out as if we were killed
-                is_at_work = True
-                worker.hang_up()
-            else:
-                with contextlib.suppress(Exception):
-                    worker.close()
+            streams = list(self._streams)
+        for stream in streams:
+            stream.close()
+        at_work = [worker for worker in workers if not worker.leave()]
         if self._anchor is not None:
             self._anchor.close()
         with contextlib.suppress(LinkLost, FuselineError):  # what was acknowledged is stored, whatever it says now
             self._main.call(Leave(), Done)
         self._main.close()
-        if self._presence is not None and not is_at_work:
+        if self._presence is not None and not at_work:
             if (spools := self._place().spools) is not None:
                 remove_spools(spools, self._name)
             self._presence.path.unlink(missing_ok=True)
@@ -405,7 +402,9 @@ class LocalBroker(Broker):
         return None  # the broker says when there is something
 
     def news(self, worker_id: str) -> Waitable:
-        return self._worker(worker_id).news
+        worker = self._worker(worker_id)
+        worker.is_followed = True
+        return worker.news
 
     def _worker(self, worker_id: str) -> LocalWorker:
         try:
@@ -468,7 +467,14 @@ class LocalBroker(Broker):
         return run_result(record)
 
     def events(self, instance_id: str | None = None) -> EventStream:
-        return LocalStream(self._extra_link, instance_id)
+        stream = LocalStream(self._extra_link, instance_id)
+        with self._lock:
+            self._streams.add(stream)
+            is_late = self._closed
+        if is_late:
+            stream.close()
+            self._check_open()
+        return stream
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -548,6 +554,8 @@ _brokers: weakref.WeakSet[LocalBroker] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for broker in list(_brokers):
+        for stream in list(broker._streams):
+            stream.forget()
         broker._begin()
 
 

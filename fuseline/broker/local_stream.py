@@ -92,6 +92,13 @@ class LocalStream(EventStream):
                     self._ended = True
                     raise
 
+    def forget(self) -> None:
+        """Have no part in it any more: what a fork of the program does."""
+        self._reading = threading.Lock()
+        self._stop = Wakeup()
+        self._events.clear()
+        self._ended = True
+
     def close(self) -> None:
         self._ended = True
         self._stop.set()

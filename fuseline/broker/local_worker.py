@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import threading
 import time
@@ -30,7 +31,7 @@ from fuseline.broker.wire import (
     Trade,
     Unregister,
 )
-from fuseline.errors import BrokerError, StoreError
+from fuseline.errors import BrokerError, FuselineError, StoreError
 from fuseline.messages import KillNotice, Notice, Payload, ReportAnswer, ReportStatus, StepAssignment, StepReport
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
@@ -107,7 +108,8 @@ class LocalWorker:
         self.unsettled = 0  #: as the broker has said last
         self.news = _News(self._read_news)
         self._connect = connect
-        self._has_hung_up = False
+        self._is_over = False  #: whether the broker was left
+        self.is_followed = False  #: whether somebody has ``news``, and calls ``close`` when he is done with it
         self._schemas = schemas
         self._lock = threading.RLock()
         self._notices: list[Notice] = []
@@ -156,11 +158,10 @@ class LocalWorker:
                         request = replace(request, again=True)
 
     def _reconnect(self) -> None:
+        self._check_open()
         self.news.unwatch()
         self._link.close()
         self._link = self._connected()
-        if self._has_hung_up:
-            self._link.close()
         self.news.set()  # whatever is known of the broker may be out of date
 
     def _connected(self) -> ClientLink:
@@ -219,6 +220,7 @@ class LocalWorker:
         """Say how assignments have ended, and for how many more there is room; return what has come meanwhile."""
         ended = [Ended.of(self._kept(encode_report(report, None))) for report in reports]
         with self._lock:
+            self._check_open()
             room = max(0, room - len(self._assignments))  # those that are here already will take some of it
             if ended or room != self._room:
                 self._unanswered += ended
@@ -272,13 +274,39 @@ class LocalWorker:
         return notices
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Say goodbye, unless the broker was left before."""
         with self._lock:
             try:
-                self._say_goodbye()
+                if not self._is_over:
+                    self._say_goodbye()
             finally:
+                self._is_over = True
                 self._link.close()
                 self.news.close()
+
+    def leave(self) -> bool:
+        """Leave the broker, though somebody may be using this worker: he gets an error.
+
+        Returns:
+            Whether nothing runs here. If something may, nothing is said: the broker finds it out as if we were killed.
+        """
+        with self._lock:
+            is_idle = not self._held
+            try:
+                if is_idle:
+                    with contextlib.suppress(LinkLost, FuselineError):
+                        self._say_goodbye()  # what comes meanwhile is void, and never looked at
+            finally:
+                self._is_over = True
+                self._link.close()
+                self.news.set()
+                if not self.is_followed:
+                    self.news.close()
+        return is_idle
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise BrokerError("this LocalBroker is closed. Make another one.")
 
     def _say_goodbye(self) -> None:
         """Tell the broker that nothing runs here any more: while our program lives, it cannot find that out."""
@@ -288,12 +316,6 @@ class LocalWorker:
         except LinkLost:
             self._reconnect()
             self._link.call(goodbye, Done)
-
-    def hang_up(self) -> None:
-        """Leave without a word: what is held here still runs. Whoever waits for news gets an error."""
-        self._has_hung_up = True
-        self._link.close()
-        self.news.set()
 
     @property
     def is_waiting(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,13 +19,14 @@ from fuseline import ProcessEngine, Workflow
 from fuseline.broker import LocalBroker
 from fuseline.errors import BrokerError
 from fuseline.presence import is_gone
+from fuseline.states import State
 from fuseline.testing import Gate
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
 
 from .conftest import wait_gone
 from .test_engines import at_work
-from .workflows import Hold
+from .workflows import Hold, adding
 
 HOLD = Workflow(outputs=[Hold()], name="hold")
 
@@ -81,6 +84,97 @@ def test_what_an_engine_had_is_given_away_when_it_has_ended_though_its_program_g
         assert broker.result(work.run) == "held"
         assert broker.get_run(work.run).steps["Hold"].attempts == 2
     wait_gone(broker.pid)
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "others stay"])
+def test_an_engine_that_waits_for_work_ends(store: Path, others: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(others):
+            stack.enter_context(LocalBroker(store))
+        broker = LocalBroker(store)
+        errors: list[BrokerError] = []
+        waits = threading.Event()
+
+        class Engine(ProcessEngine):
+            def _patience(self, drains: bool) -> float | None:
+                waits.set()
+                return super()._patience(drains)
+
+        def work() -> None:
+            try:
+                Engine(broker, [HOLD], processes=1).work(block=True)
+            except BrokerError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert waits.wait(HANG)
+        broker.close()
+        thread.join(HANG)
+        [error] = errors
+        assert "LocalBroker is closed" in str(error)
+    wait_gone(broker.pid)
+
+
+def test_who_waits_for_a_step_or_a_result_or_events_hears_of_the_end(store: Path) -> None:
+    broker = LocalBroker(store)
+    run = broker.dispatch_workflow(HOLD.to_schema(), {"gate": None})
+    worker_id = broker.register_worker([adding().to_schema()])
+    follower = broker.events()
+    ends: list[str] = []
+
+    def ask(question: Callable[[], object]) -> None:
+        try:
+            question()
+            ends.append("nothing more")
+        except BrokerError as error:
+            ends.append(str(error))
+
+    questions: list[Callable[[], object]] = [
+        lambda: broker.get_step(worker_id, None),
+        lambda: broker.result(run, timeout=None),
+        lambda: list(follower),
+    ]
+    threads = [threading.Thread(target=ask, args=[question]) for question in questions]
+    for thread in threads:
+        thread.start()
+    while len(broker._streams) < 2:  # both are followed; get_step asks again and again
+        os.sched_yield()
+    broker.close()
+    for thread in threads:
+        thread.join(HANG)
+    closed = "this LocalBroker is closed. Make another one."
+    assert sorted(ends) == ["nothing more", closed, closed]
+    wait_gone(broker.pid)
+
+
+def test_what_comes_while_a_worker_says_goodbye_is_not_begun(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = adding().to_schema()
+    with LocalBroker(store) as other:
+        broker = LocalBroker(store)
+        worker_id = broker.register_worker([schema])
+        broker.news(worker_id)  # as an engine does
+        broker.trade(worker_id, [], 1)
+        worker = broker._workers[worker_id]
+        real = worker._say_goodbye
+
+        def say_goodbye() -> None:
+            run = other.dispatch_workflow(schema, {"a": 1})
+            while other.get_run(run).steps["Add"].state is not State.RUNNING:  # it is on its way to us
+                os.sched_yield()
+            real()
+
+        monkeypatch.setattr(worker, "_say_goodbye", say_goodbye)
+        broker.close()
+        with pytest.raises(BrokerError, match="closed"):
+            broker.trade(worker_id, [], 1)
+        broker.unregister_worker(worker_id)
+        second = other.register_worker([schema])
+        step = other.get_step(second, HANG)
+        assert step is not None
+        assert step.attempt == 1
+        other.unregister_worker(second)
+    wait_gone(other.pid)
 
 
 PROGRAM = """
