@@ -490,7 +490,8 @@ class LocalBroker(Broker):
                 have succeeded keep their outcome as long as there is a step of their name.
 
         Returns:
-            Whether there was anything to resume: False if the run has succeeded or has not ended.
+            Whether there was anything to resume: False if the run has succeeded or has not ended, unless it waited
+            with an earlier version of a workflow that has changed.
 
         Raises:
             WorkflowChangedError: the workflow is not what it was.

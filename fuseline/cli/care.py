@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -15,6 +16,7 @@ from fuseline.cli.streams import fresh
 from fuseline.cli.text import plural
 from fuseline.cli.times import size
 from fuseline.cli.workflows import find_workflow
+from fuseline.errors import UnknownRunError
 from fuseline.states import State
 
 __all__ = ["cancel_run", "keep_broker", "migrate_runs", "prune_runs"]
@@ -48,12 +50,14 @@ def cancel_run(prefix: str | None, step: str | None, *, workflow: str | None, st
 
 def _cancel_runs_of(workflow: str, store: str | None) -> int:
     """Cancel all runs of a workflow that have not ended."""
+    count = 0
     with open_store(store) as broker:
-        open_states = (State.PENDING, State.RUNNING)
-        records = [record for state in open_states for record in broker.records(state=state)]
-        ids = [record.instance_id for record in records if workflow in (record.workflow, record.workflow_id)]
-        count = sum(map(broker.cancel, ids))
-    click.echo(f"{plural(count, 'run')} of {workflow!r} cancelled.")
+        for state in (State.PENDING, State.RUNNING):
+            for record in broker.records(state=state):
+                if workflow in (record.workflow, record.workflow_id):
+                    with contextlib.suppress(UnknownRunError):  # it has ended meanwhile, and was removed
+                        count += broker.cancel(record.instance_id)
+    click.echo(f"{plural(count, 'run')} of {workflow!r} cancelled; what runs of them is told to end.")
     return 0
 
 

@@ -47,7 +47,7 @@ def record_step(run: Run, step: int, epoch: float) -> StepRecord:
         state=run.states[step],
         attempts=run.attempts[step],
         restarts=run.restarts.get(step, 0),
-        failures=run.failures.get(step, {}),
+        failures=dict(run.failures.get(step, ())),
         token=run.running.get(step),
         worker_id=run.workers.get(step),
         result=run.results.get(step),

@@ -159,6 +159,21 @@ def test_a_fork_may_work_and_its_workers_are_others_than_those_of_its_program(st
     stored.unregister_worker(worker_id)
 
 
+def test_a_fork_has_no_part_in_what_its_program_follows(stored: LocalBroker) -> None:
+    with stored.events() as events:
+
+        def end() -> None:
+            assert list(events) == []
+            events.close()
+
+        assert_ends_well(fork(end))
+        assert events.next_event(0.0) is None  # and it does not wait for ever
+        run = stored.dispatch_workflow(adding().to_schema(), {"a": 1})
+        event = events.next_event(HANG)
+        assert event is not None
+        assert event.instance_id == run
+
+
 def test_a_fork_may_ask_though_its_program_was_just_asking(
     stored: LocalBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

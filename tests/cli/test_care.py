@@ -50,9 +50,9 @@ def test_cancel_may_name_a_step(call: Call) -> None:
 
 def test_all_runs_of_a_workflow_are_cancelled_at_once(call: Call) -> None:
     dispatch(call, 3)
-    assert call("cancel", "--workflow", "etl").out == "0 runs of 'etl' cancelled.\n"
+    assert call("cancel", "--workflow", "etl").out == "0 runs of 'etl' cancelled; what runs of them is told to end.\n"
     said = call("cancel", "--workflow", "double")
-    assert (said.code, said.out) == (0, "3 runs of 'double' cancelled.\n")
+    assert (said.code, said.out) == (0, "3 runs of 'double' cancelled; what runs of them is told to end.\n")
     assert call("runs", "--state", "cancelled", "--json").out.count("\n") == 3
 
 
