@@ -316,9 +316,9 @@ class Store:
     def find(self, prefix: str, limit: int) -> list[str]:
         """Return the ids of runs that begin like this, ``limit`` at most, the newest first."""
         return self._db.texts(
-            "SELECT instance_id FROM runs WHERE instance_id >= ?1 AND instance_id < ?1 || char(0x10FFFF) "
-            "ORDER BY number DESC LIMIT ?2",
-            (prefix, limit),
+            "SELECT instance_id FROM runs WHERE instance_id >= ? AND instance_id < ? || char(0x10FFFF) "
+            "ORDER BY number DESC LIMIT ?",
+            (prefix, prefix, limit),
         )
 
     def counts(self) -> dict[str, int]:
@@ -338,9 +338,9 @@ class Store:
         """Return the ids of runs, oldest first: those of a workflow, that ended in a state, so many of the newest."""
         found = self._db.texts(
             "SELECT instance_id FROM runs "
-            "WHERE (?1 IS NULL OR workflow IN (SELECT key FROM workflows WHERE workflow_id = ?1)) "
-            "AND (?2 IS NULL OR (state = ?2 AND finished IS NOT NULL)) ORDER BY number DESC LIMIT ?3",
-            (workflow_id, state, -1 if limit is None else limit),
+            "WHERE (? IS NULL OR workflow IN (SELECT key FROM workflows WHERE workflow_id = ?)) "
+            "AND (? IS NULL OR (state = ? AND finished IS NOT NULL)) ORDER BY number DESC LIMIT ?",
+            (workflow_id, workflow_id, state, state, -1 if limit is None else limit),
         )
         return found[::-1]
 
@@ -379,9 +379,9 @@ class Store:
             return None
         # A run that ends does so in the same moment as the step that ended it.
         run_end = self._db.one(
-            "SELECT state FROM runs WHERE number = ?1 AND finished = ?2 "
-            "UNION ALL SELECT state FROM moves WHERE run = ?1 AND step IS NULL AND at = ?2",
-            (claim[0], end[1]),
+            "SELECT state FROM runs WHERE number = ? AND finished = ? "
+            "UNION ALL SELECT state FROM moves WHERE run = ? AND step IS NULL AND at = ?",
+            (claim[0], end[1]) * 2,
         )
         return ReportAnswer(
             status=ReportStatus.ACCEPTED,
@@ -405,9 +405,9 @@ class Store:
             (number,),
         )
         first = self._db.one(
-            "SELECT at, worker_id FROM moves WHERE run = ?1 AND token IS NOT NULL AND seq > "
-            "(SELECT coalesce(max(seq), 0) FROM moves WHERE run = ?1 AND step IS NULL) ORDER BY seq LIMIT 1",
-            (number,),
+            "SELECT at, worker_id FROM moves WHERE run = ? AND token IS NOT NULL AND seq > "
+            "(SELECT coalesce(max(seq), 0) FROM moves WHERE run = ? AND step IS NULL) ORDER BY seq LIMIT 1",
+            (number, number),
         )
         return Claims([row[:5] for row in live], *(first or ()))
 
