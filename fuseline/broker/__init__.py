@@ -5,9 +5,9 @@ own, with all that its programs have of it:
 
 - in the programs: ``local``, ``local_worker`` and ``local_stream``, one for each kind of link
 - between them: ``wire`` what is said, ``link`` the two ends, ``door`` who may come in
-- in the process: ``server_main`` its start, ``server`` its loop, ``housing`` the core with a clock and a store,
-  ``absentees`` workers that left without a word, ``inquiries`` what can be asked about runs, ``store`` the runs in a
-  file
+- in the process: ``server_main`` its start, ``server`` its loop, ``requests`` what programs ask of it, ``housing`` the
+  core with a clock and a store, ``absentees`` workers that left without a word, ``inquiries`` what can be asked about
+  runs, ``store`` the runs in a file
 """
 
 from __future__ import annotations

@@ -138,6 +138,15 @@ def dispatch(link: ClientLink, name: str) -> None:
     link.post(Dispatch(SCHEMA.workflow_id, SCHEMA.fingerprint, [(name, {"a": encode(1)})]))
 
 
+def two_batches(server: Watched, links: list[ClientLink], commits: Commits) -> list[ClientLink]:
+    """Have the run of one program on its way to the disk, and that of another taken in meanwhile."""
+    dispatch(links[0], "one")
+    commits.wait_begun()
+    dispatch(links[1], "two")
+    server.wait_dispatched(2)
+    return links
+
+
 def answer(link: ClientLink) -> Any:
     """Wait for the next answer on a link."""
     while not link._answers:
@@ -150,11 +159,7 @@ def has_heard(link: ClientLink) -> bool:
 
 
 def test_nobody_is_told_before_the_commit_has_ended(server: Watched, links: list[ClientLink], commits: Commits) -> None:
-    one, two = links
-    dispatch(one, "one")
-    commits.wait_begun()
-    dispatch(two, "two")  # is taken in while the disk is busy
-    server.wait_dispatched(2)
+    one, two = two_batches(server, links, commits)
     assert not has_heard(one)
     assert not has_heard(two)
     commits.let_go()
@@ -185,11 +190,7 @@ def test_a_question_waits_until_what_it_is_about_is_stored(
 def test_a_commit_that_fails_is_an_error_for_all_who_wait_and_leaves_nothing(
     server: Watched, links: list[ClientLink], commits: Commits
 ) -> None:
-    one, two = links
-    dispatch(one, "one")
-    commits.wait_begun()
-    dispatch(two, "two")
-    server.wait_dispatched(2)
+    two_batches(server, links, commits)
     commits.fail = True
     commits.let_go()
     for link in links:
@@ -247,11 +248,7 @@ def test_files_stay_if_the_commit_fails_that_drops_them(tmp_path: Path, commits:
 def test_who_was_served_hears_of_it_when_the_server_stops_meanwhile(
     server: Watched, links: list[ClientLink], commits: Commits
 ) -> None:
-    one, two = links
-    dispatch(one, "one")
-    commits.wait_begun()
-    dispatch(two, "two")
-    server.wait_dispatched(2)
+    one, two = two_batches(server, links, commits)
     server.stop()
     commits.are_held = False
     commits.let_go()

@@ -152,11 +152,10 @@ class Database:
             self._roll_back()
             raise
 
-    def has_settled(self) -> bool:
-        """Return whether no commit is under way; ``settle`` would not wait. Raises like ``settle``."""
-        if self._commit is not None and self._commit.done():
-            self.settle()
-        return self._commit is None
+    @property
+    def is_committing(self) -> bool:
+        """Whether ``settle`` would wait; how a commit has ended, only that says."""
+        return self._commit is not None and not self._commit.done()
 
     def settle(self) -> None:
         """Wait for the commit that was left behind, if one was.

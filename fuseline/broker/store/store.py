@@ -117,14 +117,10 @@ class Store:
 
     def has_settled(self) -> bool:
         """Return whether no commit is under way; ``settle`` would not wait. Raises like ``settle``."""
-        try:
-            has_settled = self._db.has_settled()
-        except StoreError:
-            self._unused = []  # there are rows that refer to them
-            raise
-        if has_settled:
-            self.settle()
-        return has_settled
+        if self._db.is_committing:
+            return False
+        self.settle()
+        return True
 
     @property
     def settled(self) -> Wakeup:
