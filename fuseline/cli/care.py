@@ -10,8 +10,8 @@ import click
 
 from fuseline.broker import serve
 from fuseline.broker.store import Durability
-from fuseline.cli.app import Nonsense, Problem
-from fuseline.cli.stores import find_run, no_store_yet, open_store, prepare_folder, store_path
+from fuseline.cli.app import Nonsense
+from fuseline.cli.stores import find_run, find_step, no_store_yet, open_store, prepare_folder, store_path
 from fuseline.cli.streams import fresh
 from fuseline.cli.text import plural
 from fuseline.cli.times import size
@@ -32,10 +32,8 @@ def cancel_run(prefix: str | None, step: str | None, *, workflow: str | None, st
     with open_store(store) as broker:
         instance_id = find_run(broker, prefix)
         record = broker.record(instance_id)
-        if step is not None and step not in record.steps:
-            raise Problem(
-                f"run {instance_id} has no step {step!r}. Its steps are {', '.join(list(record.steps)[:20])}."
-            )
+        if step is not None:
+            find_step(record, step)
         had_effect = broker.cancel(instance_id, step)
         state = broker.record(instance_id).state if step is None else broker.record(instance_id).steps[step].state
     what = f"run {instance_id}" if step is None else f"step {step!r} of run {instance_id}"

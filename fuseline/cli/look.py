@@ -14,9 +14,8 @@ from rich.text import Text
 from fuseline.broker.info import run_result
 from fuseline.broker.local import LocalBroker
 from fuseline.broker.wire import BrokerStatus
-from fuseline.cli.app import Problem
 from fuseline.cli.consoles import make_console
-from fuseline.cli.stores import find_run, no_store_yet, open_store, store_path
+from fuseline.cli.stores import find_run, find_step, no_store_yet, open_store, store_path
 from fuseline.cli.tables import STATE_STYLES, Column, table_lines
 from fuseline.cli.text import as_json, plural, printable, short_repr
 from fuseline.cli.times import ago, clock, duration
@@ -83,7 +82,7 @@ def show_run(prefix: str, step: str | None, *, store: str | None, use_json: bool
 
 
 def _show_step(record: RunRecord, name: str, *, use_json: bool) -> int:
-    known = _known_step(record, name)
+    known = find_step(record, name)
     trace = known.error.traceback if known.error else ""
     if use_json:
         click.echo(
@@ -114,7 +113,7 @@ def tell_story(prefix: str, step: str | None, *, store: str | None, use_json: bo
         record = broker.record(find_run(broker, prefix))
         moves = broker.story(record.instance_id)
     if step is not None:
-        _known_step(record, step)
+        find_step(record, step)
     moves = [move for move in moves if step is None or move.step_name == step]
     if use_json:
         for move in moves:
@@ -125,18 +124,6 @@ def tell_story(prefix: str, step: str | None, *, store: str | None, use_json: bo
     console.print(Text(f"created {clock(record.created)} ({ago(record.created)})\n", "dim"))
     _print_table(_move_columns(moves, record))
     return 0
-
-
-def _known_step(record: RunRecord, name: str) -> StepRecord:
-    """Return a step of a run.
-
-    Raises:
-        Problem: it has none of this name.
-    """
-    if name not in record.steps:
-        names = ", ".join(list(record.steps)[:20])
-        raise Problem(f"run {record.instance_id} has no step {name!r}. Its steps are {names}.")
-    return record.steps[name]
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ import click
 from fuseline.broker.local import LocalBroker
 from fuseline.broker.store.file import read_owner
 from fuseline.cli.app import Problem
+from fuseline.records import RunRecord, StepRecord
 
 __all__ = [
     "default_store",
     "find_run",
+    "find_step",
     "nearest",
     "no_store_yet",
     "not_writable",
@@ -144,3 +146,15 @@ def find_run(broker: LocalBroker, prefix: str) -> str:
         shown = ", ".join(found[:_SHOWN]) + (" and more" if len(found) > _SHOWN else "")
         raise Problem(f"several runs have ids that begin with {prefix!r}: {shown}. Give more of it.")
     return found[0]
+
+
+def find_step(record: RunRecord, name: str) -> StepRecord:
+    """Return a step of a run.
+
+    Raises:
+        Problem: it has none of this name.
+    """
+    if name not in record.steps:
+        names = ", ".join(list(record.steps)[:20])
+        raise Problem(f"run {record.instance_id} has no step {name!r}. Its steps are {names}.")
+    return record.steps[name]
