@@ -13,6 +13,7 @@ import inspect
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from inspect import Parameter
@@ -28,7 +29,16 @@ from fuseline.step import Step, signature_of
 from fuseline.values import Value
 from fuseline.workplace import Workplace
 
-__all__ = ["Hosted", "SharedDict", "StepHost", "build_shared_dict", "contain", "context_of", "decide_failure"]
+__all__ = [
+    "Hosted",
+    "SharedDict",
+    "StepHost",
+    "build_shared_dict",
+    "contain",
+    "context_of",
+    "decide_failure",
+    "seed_of",
+]
 
 _log = logging.getLogger("fuseline")
 
@@ -60,11 +70,19 @@ class StepHost:
     Args:
         killed_from_outside: whether somebody else sees to timeouts.
         workplace: where results go that are large; None if nowhere else.
+        on_setup: called after the ``setup`` of a step.
     """
 
-    def __init__(self, *, killed_from_outside: bool = False, workplace: Workplace | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        killed_from_outside: bool = False,
+        workplace: Workplace | None = None,
+        on_setup: Callable[[Step], None] = lambda step: None,
+    ) -> None:
         self._killed_from_outside = killed_from_outside
         self._workplace = workplace
+        self._on_setup = on_setup
         self._spool: Spool | None = None
         if workplace is not None and workplace.spools is not None:
             self._spool = Spool(workplace.spools, workplace.presence.name)
@@ -143,6 +161,7 @@ class StepHost:
             if step not in self._set_up:
                 step.setup()
                 self._set_up[step] = None
+                self._on_setup(step)
 
     def close(self) -> None:
         """Tear down what was set up, last first. An error is logged, and the others are still torn down."""
@@ -165,8 +184,21 @@ def context_of(
         instance_id=payload.instance_id if payload else None,
         step_name=step_name,
         attempt=payload.attempt if payload else 1,
+        seed=seed_of(payload, step_name),
         killed_from_outside=killed_from_outside,
     )
+
+
+def seed_of(payload: Payload | None, step_name: str) -> int:
+    """Return the seed of an attempt, from 0 to 2**32 - 1, which is what numpy takes.
+
+    Failures count, so that a retry draws other numbers; restarts do not, so that an attempt which is started again
+    because its program has died draws the same ones.
+    """
+    if payload is None:
+        return zlib.crc32(step_name.encode())
+    failures = sum(payload.failures.values())
+    return zlib.crc32(f"{payload.instance_id}\0{step_name}\0{failures}".encode("utf-8", "surrogatepass"))
 
 
 class _CallPlan:

@@ -20,6 +20,8 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     instance_id: str | None  #: the run; None in a call of ``_execute_step`` outside of one
     step_name: str | None = None  #: None in the hooks about the workflow as a whole
     attempt: int | None = None  #: 1 for the first try; None where step_name is
+    #: From 0 to 2**32 - 1: the same for the same run, step and number of failures. None where ``attempt`` is.
+    seed: int | None = None
     #: Whether somebody outside this process ends it at the deadline, so that nobody needs to interrupt it from inside.
     killed_from_outside: bool = False
 

@@ -52,6 +52,8 @@ class Spool:
         self._fd = -1
         self._end = 0  #: where the next report goes
         self._is_closed = False
+        with contextlib.suppress(OSError):
+            self._open()  # now, and not in the middle of an attempt, which could be thought to have left it open
 
     def add(self, report: AttemptReport) -> None:
         """Write a report. Where that fails, the step starts again if nobody hears of it: no reason to fail now."""
@@ -61,7 +63,7 @@ class Spool:
             if self._is_closed:
                 return
             if self._fd < 0:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._open()
             encoded = _encode(report)
             record = _HEAD.pack(len(encoded), zlib.crc32(encoded)) + encoded
             if os.pwrite(self._fd, record, self._end) < len(record):  # the next one goes over what is there of it
@@ -70,6 +72,10 @@ class Spool:
             if self._end > _ENOUGH:
                 os.replace(self._path, _put_aside(self._path))
                 self._shut()
+                self._open()
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
         """Write no more. What was written stays until its program has left the broker. May be called twice."""

@@ -22,9 +22,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
+import msgspec
+
 from fuseline.attempt import Hosted
 from fuseline.encoding import encode_error
-from fuseline.errors import StepLost
+from fuseline.errors import StepLost, WorkflowError
 from fuseline.executors.base import Executor, in_use, never_started, usable_cpus
 from fuseline.executors.pace import Pace
 from fuseline.executors.pickling import pickle_hosted
@@ -32,6 +34,7 @@ from fuseline.executors.slot import Desk, Slot
 from fuseline.executors.verdict import killed
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes import guardian
+from fuseline.worker.messages import ChildSettings
 
 __all__ = ["LokyExecutor"]
 
@@ -55,6 +58,16 @@ class LokyExecutor(Executor):
     Args:
         processes: children at most; default is one per usable CPU.
         grace: seconds between SIGTERM and SIGKILL.
+        isolation: whether each step finds its child process as the one before it has found it. What an attempt changes
+            is undone (working directory, umask, environment, signal handlers and timers, ``sys.path``, standard
+            streams, resource limits), and a child in which it leaves a thread or a descriptor is replaced. What a
+            ``setup()`` changes or leaves stays, for the attempts of its step.
+        seeds: whether ``random`` and ``numpy.random`` are seeded for each attempt, from ``current_run().seed``.
+        max_steps_per_child: attempts after which a child is replaced; None for any number.
+        max_child_memory: bytes of resident memory after an attempt, above which its child is replaced; None for any.
+
+    Raises:
+        WorkflowError: one of the numbers makes no sense.
 
     Children inherit the environment of the program. Thread caps (``OMP_NUM_THREADS`` and its kin) that it does not set
     are set for them, so that all children together use each CPU once.
@@ -65,9 +78,24 @@ class LokyExecutor(Executor):
     isolates_crashes = True
     pickles = True
 
-    def __init__(self, processes: int | None = None, *, grace: float = 0.5) -> None:
+    def __init__(
+        self,
+        processes: int | None = None,
+        *,
+        grace: float = 0.5,
+        isolation: bool = True,
+        seeds: bool = True,
+        max_steps_per_child: int | None = None,
+        max_child_memory: int | None = None,
+    ) -> None:
         super().__init__(processes)
         self._grace = grace
+        self._settings = ChildSettings(
+            isolation=isolation,
+            seeds=seeds,
+            max_steps=_check_count(max_steps_per_child, "max_steps_per_child"),
+            max_memory=_check_count(max_child_memory, "max_child_memory"),
+        )
         self._desk: Desk | None = None
         self._slots: list[Slot] = []
         self._pace = Pace()
@@ -89,7 +117,7 @@ class LokyExecutor(Executor):
             selector=selector,
             pickles=pickles,
             environment=_thread_caps(self.processes),
-            workplace=self.workplace,
+            settings=msgspec.structs.replace(self._settings, workplace=self.workplace),
             grace=self._grace,
             reports=self._reports,
         )
@@ -108,7 +136,8 @@ class LokyExecutor(Executor):
 
     def free_slots(self) -> int:
         depth = self._pace.depth
-        return max(0, sum(slot.room(depth) for slot in self._slots) - len(self._open_desk.waiting))
+        room = sum(1 if slot.is_changing else slot.room(depth) for slot in self._slots)
+        return max(0, room - len(self._open_desk.waiting))
 
     def deadline(self) -> float | None:
         if self._reports or (self._had_idle and self._longest_queue() is not None):
@@ -274,8 +303,8 @@ class LokyExecutor(Executor):
                 until = self._next_look()
                 desk.selector.select(None if until is None else max(0.0, until - time.monotonic()))
         self._reports += map(never_started, desk.waiting)
-        if desk.workplace is not None:
-            guardian.hide(desk.workplace.presence)
+        if (workplace := desk.settings.workplace) is not None:
+            guardian.hide(workplace.presence)
         guardian.release()
         desk.selector.close()
         self._desk = None
@@ -285,3 +314,14 @@ class LokyExecutor(Executor):
 def _thread_caps(processes: int) -> dict[str, str]:
     share = str(max(1, usable_cpus() // processes))
     return {name: share for name in _THREAD_CAPS if name not in os.environ}
+
+
+def _check_count(value: int | None, name: str) -> int | None:
+    """Return ``value``.
+
+    Raises:
+        WorkflowError: it is neither None nor a whole number of 1 or more.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise WorkflowError(f"{name}={value!r}: give a whole number of 1 or more, or None for no limit.")
+    return value

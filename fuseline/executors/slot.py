@@ -33,19 +33,20 @@ from fuseline.executors.base import never_started
 from fuseline.executors.verdict import asks_for_a_new_child, killed, what_ended
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes.child import Child
-from fuseline.worker import (
+from fuseline.worker.messages import (
     FROM_CHILD,
+    ChildSettings,
     Close,
     FromChild,
     Heard,
     LoadWorkflow,
     Ready,
+    Spent,
     Untouched,
     check_report,
-    child_main,
     stops_run,
 )
-from fuseline.workplace import Workplace
+from fuseline.worker.server import child_main
 
 __all__ = ["Desk", "Slot"]
 
@@ -72,11 +73,12 @@ class Desk:
     selector: selectors.BaseSelector
     pickles: Mapping[str, bytes]  #: ``{workflow_id: its steps}``
     environment: Mapping[str, str]  #: of children, on top of the program's
-    workplace: Workplace | None
+    settings: ChildSettings
     grace: float  #: seconds between SIGTERM and SIGKILL
     reports: list[AttemptReport]  #: where to put those of attempts that have ended
     begun: list[int] = field(default_factory=list)  #: tokens of those that have become the first of a queue
     waiting: deque[StepAssignment] = field(default_factory=deque)  #: in no child; those taken back come first
+    blamed: set[tuple[str, str]] = field(default_factory=set)  #: (workflow_id, step) of who spoils children
     failed_starts: int = 0  #: children in a row that ended before they were ready
 
 
@@ -92,9 +94,12 @@ class Slot:
         self._unsent: list[StepAssignment] = []  #: the last ones of the queue, until they are flushed
         self._known: set[str] = set()  #: workflows that the child has
         self._last_token = 0  #: what the child has stamped until it begins the first of the queue
+        self._last_step = ("", "")  #: workflow_id and name of the step that the child has run last
+        self._served = 0  #: attempts that the child has reported
         self._verdict: Outcome | None = None  #: why the child is being ended by us
         self._close_by: float | None = None  #: when a child that was told to close is ended
         self._is_tainted = False  #: whether another child is to take the place of this one
+        self._is_closing = False  #: whether no child is to come after this one
         self._failed_run: str | None = None  #: a run of which the child begins nothing of what waits there
         self._wants_write = False
         self._rests_until = 0.0  #: when to try again to start a child
@@ -118,6 +123,11 @@ class Slot:
             return time.monotonic() >= self._rests_until
         return not (self.child.is_ending or self.child.channel.has_ended)
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether its child is being replaced, so that an assignment may wait for the next one."""
+        return self._is_tainted and not self._is_closing
+
     def room(self, depth: int) -> int:
         """Return how many more assignments it takes if ``depth`` may be in it while its child is quick with them."""
         if not self.is_usable:
@@ -125,6 +135,8 @@ class Slot:
         is_slow = self._patient_until is None or time.monotonic() >= self._patient_until
         if not self.is_ready or (self.queue and is_slow):
             depth = 1
+        if (most := self._desk.settings.max_steps) is not None:
+            depth = min(depth, max(1, most - self._served))  # one more may come before we hear that the child is spent
         return max(0, depth - len(self.queue))
 
     def rest(self) -> None:
@@ -148,8 +160,8 @@ class Slot:
         self.problem = ""
         self.wants_child = False
         self._known = set()
-        self._last_token = 0
-        self.child = child = Child(partial(child_main, self._desk.workplace), self._desk.environment, FROM_CHILD)
+        self._last_token = self._served = 0
+        self.child = child = Child(partial(child_main, self._desk.settings), self._desk.environment, FROM_CHILD)
         self._wants_write = False
         self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
         self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))
@@ -268,6 +280,9 @@ class Slot:
             self.is_ready = True
             self._desk.failed_starts = 0
             return
+        if isinstance(message, Spent):
+            self._retire(message.fault)
+            return
         if isinstance(message, AttemptReport):
             check_report(message)
         if not self.queue or self.queue[0].token != message.token or self._verdict is not None:
@@ -282,7 +297,10 @@ class Slot:
                 self._failed_run = first.instance_id
                 self.child.channel.put(Heard(first.instance_id))
                 self._watch()
-            self._is_tainted |= asks_for_a_new_child(message)
+            self._last_step = (first.workflow_id, first.step_name)
+            self._served += 1
+            if asks_for_a_new_child(message):
+                self._is_tainted = True
         self._first_changed(time.monotonic())
         if self._is_tainted:
             self._retire()
@@ -357,8 +375,21 @@ class Slot:
         else:
             self._end(Outcome.LOST)
 
-    def _retire(self) -> None:
-        """Let the child tear down its steps and exit as soon as it is idle; another one takes its place."""
+    def _retire(self, fault: str = "") -> None:
+        """Let the child tear down its steps and exit as soon as it is idle; another one takes its place.
+
+        Args:
+            fault: what the last step has done to deserve it, the end of a sentence.
+        """
+        if fault and self._last_step not in self._desk.blamed:
+            self._desk.blamed.add(self._last_step)
+            _log.warning(
+                "step %r %s. So its child process is replaced after each attempt, which takes a moment. Let the step "
+                "end what it begins, or begin it in its setup(), which may leave things for all attempts.",
+                self._last_step[1],
+                fault,
+            )
+        self._is_tainted = True
         self.take_back()
         if not self.queue and self._close_by is None:
             self._close()
@@ -374,9 +405,9 @@ class Slot:
 
     def close(self) -> None:
         """Let an idle child tear down its steps and exit, end another; both go on in ``on_event`` and ``look``."""
+        self._is_closing = True
         if self.child is None:
             return
-        self._is_tainted = False
         self.take_back()
         self._read()  # what has ended by now has ended
         if self.queue or not self.is_ready:
@@ -422,7 +453,7 @@ class Slot:
             self.problem = f"it ended with exit code {child.returncode} before it was ready{slow}"
         self._settle(child.returncode, stamp.token, stamp.picked_up)
         if self._is_tainted:
-            self._is_tainted, self._close_by, self.wants_child = False, None, True
+            self._is_tainted, self._close_by, self.wants_child = False, None, not self._is_closing
 
     def _settle(self, returncode: int | None, token: int, picked_up: float) -> None:
         """Judge what the dead child had begun, and put back what it had not."""

@@ -150,8 +150,10 @@ def test_a_guardian_that_cannot_be_started_is_not_counted(monkeypatch: pytest.Mo
 
 
 class LeavesThread(Step):
-    def run_step(self) -> int:
+    def setup(self) -> None:
         threading.Thread(target=threading.Event().wait).start()
+
+    def run_step(self) -> int:
         return 1
 
 

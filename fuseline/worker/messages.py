@@ -1,0 +1,114 @@
+"""What a program and its child say to each other, besides assignments and reports.
+
+::
+
+    program ── LoadWorkflow ───▶ child     once per workflow, before its first assignment
+    program ── StepAssignment ─▶ child     it may be taken back until the child takes its ticket
+    program ◀─ AttemptReport ─── child
+    program ◀─ Untouched ─────── child     instead, if its run has just failed in this child
+    program ◀─ Spent ─────────── child     it begins nothing more, and waits for Close
+    program ── Heard ──────────▶ child     of that failure: what comes after this is wanted
+    program ── Close ──────────▶ child     teardown, then a clean exit
+
+The child says ``Ready`` once, when it has started.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import msgspec
+
+from fuseline.channel import Incoming, ProtocolError, incoming
+from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
+from fuseline.workplace import Workplace
+
+__all__ = [
+    "FROM_CHILD",
+    "TO_CHILD",
+    "ChildSettings",
+    "Close",
+    "FromChild",
+    "Heard",
+    "LoadWorkflow",
+    "Ready",
+    "Spent",
+    "ToChild",
+    "Untouched",
+    "check_report",
+    "stops_run",
+]
+
+
+class LoadWorkflow(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a child the steps of a workflow, as a pickle that it opens when it needs them."""
+
+    workflow_id: str
+    pickled: bytes
+
+
+class Heard(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a child that its program knows of the failure of a run: what comes after this is wanted."""
+
+    instance_id: str
+
+
+class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a child to tear down its steps and exit."""
+
+
+class Untouched(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Gives an assignment back that was not begun, because its run has failed in this child before."""
+
+    token: int
+
+
+class Spent(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Says that a child begins nothing more, because its last attempt has left it unfit for the next."""
+
+    fault: str  #: what its last step did, the end of a sentence; empty if it has merely served long enough
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Says that a child has started."""
+
+
+ToChild = LoadWorkflow | StepAssignment | Heard | Close
+FromChild = Ready | Untouched | AttemptReport | Spent
+
+
+class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is told when it is started."""
+
+    workplace: Workplace | None = None
+    isolation: bool = True  #: whether to undo what an attempt has changed in the process
+    seeds: bool = True  #: whether to seed ``random`` and ``numpy.random`` for each attempt
+    max_steps: int | None = None  #: attempts after which it is spent
+    max_memory: int | None = None  #: bytes of resident memory after an attempt, above which it is spent
+
+
+def stops_run(assignment: StepAssignment, report: AttemptReport) -> bool:
+    """Return whether nothing else of its run may start after this report."""
+    decision = report.decision
+    return assignment.failure_stops_run and decision is not None and decision.action is FailureAction.FAIL
+
+
+def check_report(report: AttemptReport) -> None:
+    """Make sure that a child has written a report, and not a step in its name.
+
+    Raises:
+        ProtocolError: it makes no sense.
+    """
+    returned = report.outcome is Outcome.RETURNED
+    is_known = returned or report.outcome in (Outcome.RAISED, Outcome.TIMED_OUT)
+    has_its_parts = (report.result is not None) is returned and (report.error is not None) is not returned
+    is_named = report.error is None or report.error.type_names
+    times = [each for each in (report.started, report.ended) if each is not None]
+    is_in_time = all(first <= then for first, then in itertools.pairwise([0.0, *times, time.monotonic()]))
+    if not (is_known and has_its_parts and is_named and is_in_time):
+        raise ProtocolError("a report that makes no sense")
+
+
+TO_CHILD: Incoming[ToChild] = incoming(ToChild)
+FROM_CHILD: Incoming[FromChild] = incoming(FromChild)

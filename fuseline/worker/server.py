@@ -1,0 +1,185 @@
+"""What runs in a child: read an assignment, run it, report, again.
+
+At the end of its pipe a child ends at once, with all it has started. ``fuseline.worker.messages`` has what goes through
+that pipe.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import signal
+import sys
+from multiprocessing import process
+from multiprocessing.connection import Connection
+
+from msgspec.structs import replace
+
+from fuseline.attempt import Hosted, StepHost, seed_of
+from fuseline.channel import Channel, EncodingError
+from fuseline.encoding import encode_error
+from fuseline.errors import NotPicklableError
+from fuseline.messages import AttemptReport, Outcome, StepAssignment
+from fuseline.presence import Presence
+from fuseline.processes.safe_path import leave_safe_path
+from fuseline.processes.stamp import Stamp
+from fuseline.processes.tickets import Tickets
+from fuseline.worker.housekeeper import Housekeeper
+from fuseline.worker.messages import (
+    TO_CHILD,
+    ChildSettings,
+    FromChild,
+    Heard,
+    LoadWorkflow,
+    Ready,
+    Spent,
+    ToChild,
+    Untouched,
+    stops_run,
+)
+from fuseline.worker.seeds import Seeds
+
+__all__ = ["child_main"]
+
+
+def child_main(settings: ChildSettings, connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+    """Serve assignments until told to close. The target of a child process."""
+    _detach(program)
+    presence = None if settings.workplace is None else Presence(settings.workplace.presence)
+    try:
+        _Server(connection, stamp, tickets, settings).serve()
+    except OSError as error:
+        if error.errno == errno.EBADF:  # a step has closed what was not its own: nobody is left to tell
+            os._exit(1)
+        raise
+    finally:
+        if presence is not None:
+            presence.leave()
+
+
+def _detach(program: int) -> None:
+    """Make this process one that leads its own group, leaves with its program, and has no terminal to wait for."""
+    os.setsid()
+    leave_safe_path()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which decides what it means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # for what a step starts
+    if sys.platform == "linux":
+        import ctypes
+
+        PR_SET_PDEATHSIG = 1  # noqa: N806 - its name in prctl(2)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != program:  # it was gone before we could ask to be told
+        os._exit(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing has put another one there
+    process.current_process().daemon = False  # steps may use multiprocessing themselves
+
+
+class _Server:
+    def __init__(self, connection: Connection, stamp: Stamp, tickets: Tickets, settings: ChildSettings) -> None:
+        self._connection = connection
+        self._channel: Channel[ToChild, FromChild] = Channel(connection.fileno(), TO_CHILD)
+        self._stamp = stamp
+        self._tickets = tickets
+        self._pid = os.getpid()
+        self._pickles: dict[str, bytes] = {}
+        self._hosted: dict[str, Hosted] = {}
+        self._seeds = Seeds() if settings.seeds else None
+        self._housekeeper = Housekeeper(
+            isolation=settings.isolation, max_steps=settings.max_steps, max_memory=settings.max_memory
+        )
+        self._host = StepHost(
+            killed_from_outside=True, workplace=settings.workplace, on_setup=self._housekeeper.has_set_up
+        )
+        self._is_spent = False  #: whether it begins nothing more
+        #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.
+        self._failed_runs: set[str] = set()
+
+    def serve(self) -> None:
+        self._channel.send(Ready())
+        while True:
+            for message in self._channel.receive():
+                if isinstance(message, StepAssignment):
+                    if not self._is_spent and self._tickets.redeem(message.token):
+                        if message.instance_id in self._failed_runs:
+                            self._channel.send(Untouched(message.token))
+                        else:
+                            self._attempt(message)
+                elif isinstance(message, Heard):
+                    self._failed_runs.discard(message.instance_id)
+                elif isinstance(message, LoadWorkflow):
+                    self._pickles[message.workflow_id] = message.pickled
+                else:
+                    self._close()
+                    return
+            if self._channel.has_ended:
+                os.killpg(0, signal.SIGKILL)  # nobody is left to tell: go, and take along what was started
+
+    def _close(self) -> None:
+        self._host.close()
+        if not self._housekeeper.may_exit():
+            _flush_output()
+            os._exit(0)  # an ordinary exit would wait for a thread that a step has left
+
+    def _attempt(self, assignment: StepAssignment) -> None:
+        self._stamp.pick_up(assignment.token)
+        report = self._carry_out(assignment)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the step has forked and both returned: the value of the first process counts
+        if stops_run(assignment, report):
+            self._failed_runs.add(assignment.instance_id)
+        _flush_output()
+        try:
+            self._channel.send(report)
+        except EncodingError as error:  # for what nobody has thought of
+            problem = NotPicklableError(
+                f"the report of step {assignment.step_name!r}", str(error), "Return plain data."
+            )
+            error_info = encode_error(problem)
+            self._channel.send(replace(report, outcome=Outcome.RAISED, result=None, error=error_info))
+        del report  # a result that is large
+        self._tidy_up()
+
+    def _carry_out(self, assignment: StepAssignment) -> AttemptReport:
+        token, workflow_id = assignment.token, assignment.workflow_id
+        try:
+            step, policies = self._load(workflow_id)[assignment.step_name]
+            self._housekeeper.prepare(step)
+        except BaseException as error:
+            problem = NotPicklableError(
+                f"workflow {workflow_id!r} to a child process",
+                f"its code cannot be loaded there ({type(error).__name__}: {error})",
+                "Make sure that what it imports can be imported without the main script.",
+            )
+            problem.__cause__ = error
+            problem = problem.with_traceback(error.__traceback__)
+            return AttemptReport(token=token, outcome=Outcome.RAISED, error=encode_error(problem))
+        if self._seeds is not None:
+            self._seeds.plant(seed_of(assignment.payload, step.name))
+        self._stamp.start(token)
+        return self._host.carry_out(step, policies, workflow_id=workflow_id, payload=assignment.payload, token=token)
+
+    def _tidy_up(self) -> None:
+        """Make the process fit for the next attempt, or say that it is not."""
+        fault = self._housekeeper.tidy_up()
+        if self._housekeeper.has_served_enough() or fault:
+            self._is_spent = True
+            self._channel.send(Spent(fault))
+
+    def _load(self, workflow_id: str) -> Hosted:
+        if workflow_id not in self._hosted:
+            self._hosted[workflow_id] = pickle.loads(self._pickles[workflow_id])
+            del self._pickles[workflow_id]
+            self._housekeeper.settle_in()
+        return self._hosted[workflow_id]
+
+
+def _flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed or replaced by the step: its own affair
+            pass

@@ -1,0 +1,214 @@
+"""What a step finds around it in its process, so that the next one there finds it unchanged.
+
+A picture of the surroundings is taken before the first attempt, and again after the ``setup`` of each step, which may
+change what it likes for that step. After an attempt everything is put back. What nobody can put back is a reason to end
+the process: a thread or a descriptor that the attempt has left, say. Who else uses that, nobody can tell.
+
+Seen is what Python code changes by the usual means; C code that changes the handler of a signal is not.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # ``signal`` makes an enum of each handler: ten times slower
+import _thread
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["Resources", "Surroundings"]
+
+#: Signals that can have a handler.
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_STREAMS = ("stdin", "stdout", "stderr")
+#: Seconds in which threads may end that an attempt has told to, without waiting for them.
+_PARTING = 0.1
+
+
+class Surroundings:
+    """A picture of the process as it is when this is made.
+
+    Args:
+        standard: duplicates of the descriptors 0, 1 and 2, which belong to whoever has made them.
+    """
+
+    def __init__(self, standard: tuple[int, int, int]) -> None:
+        self._standard = standard
+        self._cwd = _cwd()
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self._environ = dict(_environ())
+        self._handlers = list(map(_signal.getsignal, _SIGNALS))
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._path = sys.path
+        self._paths = list(sys.path)
+        self._streams = [getattr(sys, name) for name in _STREAMS]
+        self._limits = _limits()
+
+    def restore(self) -> None:
+        """Put back what has changed.
+
+        Raises:
+            OSError, ValueError: that cannot be.
+        """
+        if "resource" in sys.modules:
+            self._restore_limits()  # first: the others may need a descriptor
+        for fd, duplicate in enumerate(self._standard):
+            os.dup2(duplicate, fd)
+        if self._cwd is not None and _cwd() != self._cwd:
+            os.chdir(self._cwd)
+        os.umask(self._umask)
+        if _environ() != self._environ:
+            self._restore_environ()
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)  # before its signal gets its old meaning back, which may be the end
+        if list(map(_signal.getsignal, _SIGNALS)) != self._handlers:
+            self._restore_handlers()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if sys.path is not self._path or self._paths != self._path:
+            sys.path = self._path
+            sys.path[:] = self._paths
+        self._restore_streams()
+
+    def _restore_environ(self) -> None:
+        for name in set(_environ()) - set(self._environ):
+            del os.environb[name]
+        for name, value in self._environ.items():
+            os.environb[name] = value
+
+    def _restore_handlers(self) -> None:
+        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+            if handler is not None and _signal.getsignal(number) != handler:
+                _signal.signal(number, handler)
+
+    def _restore_streams(self) -> None:
+        for fd, name in enumerate(_STREAMS):
+            stream = self._streams[fd]
+            if getattr(stream, "closed", False):
+                self._streams[fd] = stream = open(fd, "w" if fd else "r", buffering=1, closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+    def _restore_limits(self) -> None:
+        import resource
+
+        for number, limits in _limits().items():
+            if (before := self._limits.get(number, limits)) != limits:
+                resource.setrlimit(number, before)
+
+
+class Resources:
+    """The threads and descriptors that this process has when this is made."""
+
+    def __init__(self) -> None:
+        self.accept()
+
+    def accept(self) -> None:
+        """Take what is there now as given."""
+        self._threads = set(threading.enumerate())
+        self._thread_count = _thread._count()
+        self._descriptors = _descriptors()
+        self._lowest_free = _lowest_free()
+
+    def left_over(self) -> str:
+        """Say what else there is now, such as ``"thread 'pump' running"``; empty if nothing.
+
+        Waits a moment for threads, if there are any. Descriptors that were opened and closed in another order may be
+        found only after a later attempt.
+        """
+        if _thread._count() > self._thread_count and (threads := self._new_threads()):
+            return f"{threads} running"
+        if _lowest_free() != self._lowest_free and (descriptors := self._new_descriptors()):
+            return descriptors
+        return ""
+
+    def has_threads(self) -> bool:
+        """Return whether a thread is left that the exit of the process would wait for."""
+        return any(not thread.daemon for thread in set(threading.enumerate()) - self._threads)
+
+    def _new_threads(self) -> str:
+        until = time.monotonic() + _PARTING
+        for thread in self._others():
+            thread.join(max(0.0, until - time.monotonic()))
+        while not self._others() and _thread._count() > self._thread_count and time.monotonic() < until:
+            time.sleep(0.001)  # one that the threading module does not know, or that is just about to be gone
+        count = _thread._count() - self._thread_count
+        if others := self._others():
+            return _listed([f"thread {thread.name!r}" for thread in others])
+        return f"{count} thread{'s' if count > 1 else ''}" if count > 0 else ""
+
+    def _others(self) -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread not in self._threads]
+
+    def _new_descriptors(self) -> str:
+        before = self._descriptors
+        if _descriptors() != before:
+            gc.collect()  # a cycle may still hold a file that nobody can reach
+        now = _descriptors()
+        self._lowest_free = _lowest_free()
+        opened = [f"descriptor {fd} ({what}) open" for fd, what in now.items() if before.get(fd) != what]
+        closed = [f"descriptor {fd} closed" for fd in before.keys() - now.keys()]
+        return _listed(opened + closed)
+
+
+def _environ() -> dict[bytes, bytes]:
+    """Return the environment as it is kept: a comparison of the mapping itself decodes each entry, twice."""
+    return os.environ._data  # type: ignore[attr-defined,no-any-return]
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+def _limits() -> dict[int, tuple[int, int]]:
+    was_there = "resource" in sys.modules
+    import resource
+
+    numbers = {number for name, number in vars(resource).items() if name.startswith("RLIMIT_")}
+    limits = dict(_known_limits(sorted(numbers)))
+    if not was_there:
+        del sys.modules["resource"]  # where nobody has it, nobody changes a limit: reading them all is slow
+    return limits
+
+
+def _known_limits(numbers: list[int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    import resource
+
+    for number in numbers:
+        try:
+            yield number, resource.getrlimit(number)
+        except (OSError, ValueError):  # not on this system
+            continue
+
+
+def _lowest_free() -> int:
+    """Return the number that the next descriptor would get: one that was left open has taken it."""
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+def _descriptors() -> dict[int, str]:
+    """Return the open descriptors and what they are of."""
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    return dict(_read_links(folder, sorted(map(int, os.listdir(folder)))))
+
+
+def _read_links(folder: str, fds: list[int]) -> Iterator[tuple[int, str]]:
+    for fd in fds:
+        try:
+            os.fstat(fd)
+            yield fd, os.readlink(f"{folder}/{fd}") if folder.startswith("/proc") else "a file"
+        except OSError:  # the one that listdir itself has used
+            continue
+
+
+def _listed(names: list[Any]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
