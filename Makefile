@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test torture lint types format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ demo: $(VENV)/.run ## measure the standard library's code on all cores (ARGS=--h
 
 test: $(VENV)/.dev ## run the tests (ARGS="-k retry" picks some; PYTHON=python3.13 VENV=.venv-3.13 for another Python)
 	$(BIN)/python -m pytest $(ARGS)
+
+torture: $(VENV)/.peers ## compare how process pools bear hostile steps (ARGS="--only fuseline,loky --markdown")
+	$(BIN)/python -m benchmarks.torture $(ARGS)
 
 lint: $(VENV)/.dev ## check style and formatting
 	$(BIN)/ruff check .
@@ -39,4 +42,9 @@ $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+# Some of the others may not be had for this Python or machine: what is not there is left out of the comparison.
+$(VENV)/.peers: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[peers]' || $(BIN)/python -m pip install --quiet --editable .
 	@touch $@ $(VENV)/.run
