@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -145,3 +146,15 @@ def test_this_library_contains_every_hostile_step() -> None:
     assert {step: verdict.text for step, verdict in zip(HOSTILE, verdicts, strict=True)} == dict.fromkeys(
         HOSTILE, CONTAINED
     ), [verdict.detail for verdict in verdicts]
+
+
+def test_the_table_in_readme_is_that_of_the_command() -> None:
+    lines = [line.strip("| ").split(" | ") for line in re.findall(r"^\|.*\|$", (ROOT / "README.md").read_text(), re.M)]
+    start = next(i for i, line in enumerate(lines) if line[0] == "when one step of many …")
+    table = lines[start : start + len(HOSTILE) + 4]
+    assert table[0][1:] == [library.title for library in LIBRARIES.values()]
+    assert [line[0] for line in table[2:-2]] == [step.title for step in HOSTILE.values()]
+    assert {line[1] for line in table[2:-2]} == {f"**{CONTAINED}**"}
+    assert table[-2][:2] == [f"contained of {len(HOSTILE)}", str(len(HOSTILE))]
+    for column in range(1, len(LIBRARIES) + 1):
+        assert table[-2][column] == str(sum(line[column] == f"**{CONTAINED}**" for line in table[2:-2]))
