@@ -11,6 +11,7 @@ a class defined in a function), cloudpickle takes over, which sends such things 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import traceback
@@ -237,7 +238,7 @@ def decode_error(
 ) -> BaseException:
     """Return the exception of ``info``, or a ``RemoteStepError`` that stands in for it; never raises.
 
-    Its cause is the traceback it had where it was raised.
+    Its cause is the traceback it had where it was raised, and a note says where that was, and what was printed there.
     """
     error: BaseException | None = None
     reason = info.reason
@@ -265,6 +266,9 @@ def decode_error(
     if info.traceback:
         # Not by plain assignment: the class may be frozen.
         BaseException.__setattr__(error, "__cause__", RemoteTraceback(info.traceback))
+    if info.note:
+        with contextlib.suppress(Exception):  # likewise
+            error.add_note(info.note)
     return error
 
 

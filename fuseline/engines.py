@@ -159,6 +159,8 @@ class ProcessEngine:
                 try:
                     self._start()
                     self._serve(stack, signals, block)
+                    for lane in self._lanes:
+                        lane.flush()
                 except BaseException as error:
                     self.close()  # before the workers unregister: what they held is given away then
                     if isinstance(error, StopNow):
@@ -300,6 +302,7 @@ class ProcessEngine:
             token=report.token,
             decision=decision,
             decided_by=decided_by,
+            output=report.output,
         )
         return End(said, assignment, step, served.observers, error)
 

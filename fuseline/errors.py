@@ -284,6 +284,7 @@ class StepCrashed(StepError, RuntimeError):
     Attributes:
         exit_code: what the process exited with; None if it died by a signal or nobody could tell.
         signal_name: such as ``"SIGSEGV"``; None if it was no signal.
+        pid: of the process; None if it has not ended.
     """
 
     def __init__(
@@ -293,12 +294,14 @@ class StepCrashed(StepError, RuntimeError):
         how: str,
         exit_code: int | None = None,
         signal_name: str | None = None,
+        pid: int | None = None,
         instance_id: str | None = None,
         attempt: int | None = None,
     ) -> None:
         self.exit_code = exit_code
         self.signal_name = signal_name
-        hint = " If nobody sent it, the kernel may have run out of memory." if signal_name == "SIGKILL" else ""
+        self.pid = pid
+        hint = f" {_LIKELY[signal_name]}" if signal_name in _LIKELY else ""
         super().__init__(
             f"{self._whom(step_name, instance_id, attempt)} {how}.{hint} "
             "Other steps are not affected; a RetryPolicy would run it again.",
@@ -309,7 +312,13 @@ class StepCrashed(StepError, RuntimeError):
 
     @classmethod
     def from_returncode(
-        cls, returncode: int | None, *, step_name: str, instance_id: str | None, attempt: int | None
+        cls,
+        returncode: int | None,
+        *,
+        step_name: str,
+        instance_id: str | None,
+        attempt: int | None,
+        pid: int | None = None,
     ) -> StepCrashed:
         """Describe the end of a process from what ``waitpid`` said (negative for a signal, None for unknown)."""
         if returncode is None:
@@ -324,9 +333,24 @@ class StepCrashed(StepError, RuntimeError):
             how=how,
             exit_code=code,
             signal_name=signal_name,
+            pid=pid,
             instance_id=instance_id,
             attempt=attempt,
         )
+
+
+#: {signal: what its coming is likely to mean}
+_LIKELY = {
+    "SIGKILL": "If nobody sent it, the kernel may have run out of memory.",
+    "SIGSEGV": "C code has used memory that is not there: an extension module, or a recursion without end.",
+    "SIGBUS": "A mapped file may have become shorter, or its disk is full.",
+    "SIGABRT": "C code has given up: an assertion failed, or there was no memory.",
+    "SIGILL": "C code may have been made for another CPU.",
+    "SIGFPE": "C code may have divided an integer by zero.",
+    "SIGXCPU": "It has used the CPU time that its resource limit allows.",
+    "SIGXFSZ": "It has written a file larger than its resource limit allows.",
+    "SIGALRM": "It has set an alarm without a handler.",
+}
 
 
 def _signal_name(number: int) -> str:

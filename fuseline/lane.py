@@ -62,6 +62,10 @@ class Lane:
             self.executor.start({name: served.hosted for name, served in self.workflows.items()})
             self.is_started = True
 
+    def flush(self) -> None:
+        """Let all be seen that steps have printed."""
+        self.executor.flush()
+
     def close(self) -> None:
         """End the executor with what runs, unless it is ended."""
         if self.is_started:

@@ -173,6 +173,7 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
     decided_by: int | None = None  #: place of the policy that decided, among the step's policies
     started: float | None = None  #: monotonic seconds; None if it never started, so that it may simply be handed back
     ended: float | None = None  #: likewise; None where it could not say so itself
+    output: str = ""  #: the end of what it has printed and logged, where that is kept
 
 
 # -- worker to broker -------------------------------------------------------------------------------------------------
@@ -195,6 +196,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     #: None after a failure means that the broker shall decide by the retry policies in the schema
     decision: FailureDecision | None = None
     decided_by: int | None = None  #: place of the policy that decided, among the step's policies
+    output: str = ""  #: the end of what the attempt has printed and logged
 
 
 class ReportStatus(enum.StrEnum):

@@ -29,6 +29,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=F
     traceback: str = ""  #: as printed where it was raised; empty if it was never raised
     value: Value | None = None  #: the exception itself; None if it cannot be pickled
     reason: str = ""  #: why there is no value
+    note: str = ""  #: where it happened, and what was printed there last; a note of the exception
 
 
 def encode_own_error(error: FuselineError) -> ErrorInfo:

@@ -15,7 +15,7 @@ PACKAGE = Path(fuseline.__file__).parent
 
 #: Each line may import from itself and the lines above it.
 LAYERS = [
-    {"errors", "states", "graph", "faults", "presence"},
+    {"errors", "states", "graph", "faults", "presence", "text", "logs"},
     {"values"},
     {"workplace"},
     {"messages", "records", "schema", "context", "wakeup", "channel", "encoding"},

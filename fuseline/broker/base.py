@@ -229,6 +229,21 @@ class Broker(ABC):
         """
 
     @abstractmethod
+    def get_output(self, instance_id: str, step_name: str, attempt: int | None = None) -> str:
+        """Return the end of what an attempt has printed and logged, some ten thousand characters at most.
+
+        It is as the step has written it, escape sequences included. Empty if it has printed nothing, if it has not
+        ended, or if its executor does not keep what is printed.
+
+        Args:
+            attempt: which one, counted from 1; default is the last.
+
+        Raises:
+            UnknownRunError: there is no run of this id.
+            UnknownStepError: the run has no such step.
+        """
+
+    @abstractmethod
     def events(self, instance_id: str | None = None) -> EventStream:
         """Return what happens from now on, in this run or in all. The stream of one run ends when the run does."""
 

@@ -358,6 +358,7 @@ class Housing:
         """Drop a run that has ended."""
         if self._store is None or instance_id in self._core.runs:
             self._handle(RunForgotten(instance_id), matters=True)
+            self.ask.outputs.forget(instance_id)
             if instance_id in self._ended:  # just now, and nobody need drop it any more
                 self._ended.remove(instance_id)
         else:
@@ -456,6 +457,8 @@ class Housing:
             if run.bound.uses[step]:
                 self._changes.steps[run, step] = report.result
         if answer.status is ReportStatus.ACCEPTED:
+            if report.output and run is not None:
+                self._keep_output(run, report)
             return answer
         if self._store is not None and again:
             self.commit()
@@ -466,6 +469,13 @@ class Housing:
         if answer.status is ReportStatus.UNKNOWN and run is None and self.ask.is_known(report.instance_id):
             return ReportAnswer(status=ReportStatus.STALE)  # the core has dropped the run, the store has not
         return answer
+
+    def _keep_output(self, run: Run, report: StepReport) -> None:
+        attempt = run.attempts[run.plan.index[report.step_name]]
+        if self._store is None:
+            self.ask.outputs.add(run.instance_id, report.step_name, attempt, report.output)
+        else:
+            self._changes.outputs.append((run, report.step_name, attempt, report.output))
 
     def _drop_file(self, file: str) -> None:
         """Remove the file of a value that came too late, unless it is that of the one which came in time."""

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 
+from fuseline.broker.outputs import Outputs, check_attempt
 from fuseline.broker.store import Store
 from fuseline.errors import BrokerError, UnknownRunError
 from fuseline.records import Move, RunRecord
@@ -29,6 +30,7 @@ class Inquiries:
         self._store = store
         self._epoch = epoch
         self._commit = commit
+        self.outputs = Outputs()  #: where there is no store
 
     def is_known(self, instance_id: str) -> bool:
         """Return whether there is a run of this id."""
@@ -85,6 +87,14 @@ class Inquiries:
         self._commit()
         held = Counter(run.state.value for run in self._core.runs.values())
         return dict(held + Counter({} if self._store is None else self._store.counts()))
+
+    def output(self, instance_id: str, step_name: str, attempt: int | None) -> str:
+        """Return what an attempt has printed, by default the last one of its step."""
+        number = check_attempt(self.record(instance_id), step_name, attempt)
+        if self._store is None:
+            return self.outputs.get(instance_id, step_name, number)
+        self._commit()
+        return self._store.output(instance_id, step_name, number)
 
     def story(self, instance_id: str) -> list[Move]:
         """Return all moves of a run, in their order."""

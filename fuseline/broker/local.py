@@ -49,6 +49,7 @@ from fuseline.broker.wire import (
     Forget,
     Found,
     FromBroker,
+    GetOutput,
     GetRun,
     GetStatus,
     GetStory,
@@ -454,6 +455,10 @@ class LocalBroker(Broker):
             BrokerError: the broker has no store.
         """
         return self._call(GetStory(instance_id), Story).moves
+
+    def get_output(self, instance_id: str, step_name: str, attempt: int | None = None) -> str:
+        [text] = self._call(GetOutput(instance_id, step_name, attempt), Found).texts
+        return text
 
     def result(self, instance_id: str, timeout: float | None = 0.0) -> Any:
         record = self.record(instance_id)

@@ -14,6 +14,7 @@ from typing import Any
 
 from fuseline.broker.base import Broker, EventStream, RunEvent, check_schema, encode_inputs, encode_report
 from fuseline.broker.info import run_info, run_result
+from fuseline.broker.outputs import Outputs, check_attempt
 from fuseline.errors import UnknownWorkerError
 from fuseline.messages import (
     FinishNotice,
@@ -81,6 +82,7 @@ class MemoryBroker(Broker):
         self._mailboxes: dict[str, _Mailbox] = {}
         self._hungry: dict[str, set[str]] = {}  #: {workflow: workers that found nothing to do}
         self._serves: dict[str, tuple[str, ...]] = {}  #: {worker: workflows}
+        self._outputs = Outputs()
         self._streams: list[_MemoryStream] = []
         self._changed = threading.Condition(threading.RLock())
 
@@ -149,6 +151,10 @@ class MemoryBroker(Broker):
             answer = next(command.answer for command in commands if isinstance(command, Answer))
             if answer.step_state is not None:
                 mailbox.handed.pop(key, None)
+                if report.output:
+                    run = self._scheduler.run(report.instance_id)
+                    attempt = run.attempts[run.plan.index[report.step_name]]
+                    self._outputs.add(report.instance_id, report.step_name, attempt, report.output)
             if answer.step_state is State.RETRYING:
                 self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
                 self._changed.notify_all()
@@ -212,6 +218,11 @@ class MemoryBroker(Broker):
             record = record_run(run, self._epoch)
         return run_result(record)
 
+    def get_output(self, instance_id: str, step_name: str, attempt: int | None = None) -> str:
+        with self._changed:
+            record = record_run(self._scheduler.run(instance_id), self._epoch)
+            return self._outputs.get(instance_id, step_name, check_attempt(record, step_name, attempt))
+
     def events(self, instance_id: str | None = None) -> EventStream:
         with self._changed:
             stream = _MemoryStream(self, instance_id)
@@ -232,7 +243,9 @@ class MemoryBroker(Broker):
         return stops
 
     def forget(self, instance_id: str) -> None:
-        self._handle(RunForgotten(instance_id))
+        with self._changed:
+            self._handle(RunForgotten(instance_id))
+            self._outputs.forget(instance_id)
 
     def _wait(self, seconds: float) -> None:
         """Wait for a change, for so many seconds at most; the lock is held."""

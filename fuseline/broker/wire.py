@@ -39,6 +39,7 @@ __all__ = [
     "Forget",
     "Found",
     "FromBroker",
+    "GetOutput",
     "GetRun",
     "GetStatus",
     "GetSteps",
@@ -70,7 +71,7 @@ __all__ = [
 ]
 
 #: Both ends must have the same.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -134,6 +135,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     token: int | None
     decision: FailureDecision | None
     decided_by: int | None
+    output: str = ""
 
     @classmethod
     def of(cls, report: StepReport) -> Ended:
@@ -149,6 +151,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
             report.token,
             report.decision,
             report.decided_by,
+            report.output,
         )
 
     def report(self) -> StepReport:
@@ -163,6 +166,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
             token=self.token,
             decision=self.decision,
             decided_by=self.decided_by,
+            output=self.output,
         )
 
 
@@ -208,6 +212,14 @@ class GetStory(_Message, frozen=True):
     """Asks for all moves of a run."""
 
     instance_id: str
+
+
+class GetOutput(_Message, frozen=True):
+    """Asks what an attempt has printed; its answer is ``Found``."""
+
+    instance_id: str
+    step_name: str
+    attempt: int | None  #: None for the last one
 
 
 class Watch(_Message, frozen=True):
@@ -277,6 +289,7 @@ ToBroker = (
     | Trade
     | GetRun
     | ListRuns
+    | GetOutput
     | GetStory
     | FindRuns
     | Watch
@@ -346,7 +359,7 @@ class Story(_Message, frozen=True):
 
 
 class Found(_Message, frozen=True):
-    """Answers ``FindRuns``, ``Migrate`` and ``CheckStore``."""
+    """Answers ``FindRuns``, ``GetOutput``, ``Migrate`` and ``CheckStore``."""
 
     texts: list[str]
 

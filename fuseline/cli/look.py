@@ -57,8 +57,9 @@ def show_run(prefix: str, step: str | None, *, store: str | None, use_json: bool
     with open_store(store) as broker:
         record = broker.record(find_run(broker, prefix))
         served = _served(broker.status())
-    if step is not None:
-        return _show_step(record, step, use_json=use_json)
+        if step is not None:
+            find_step(record, step)
+            return _show_step(record, step, broker.get_output(record.instance_id, step), use_json=use_json)
     succeeded = record.state is State.SUCCEEDED
     result = _loaded(partial(run_result, record), plain=use_json) if succeeded else None
     inputs = {name: _loaded(partial(decode, value), plain=use_json) for name, value in record.inputs.items()}
@@ -81,13 +82,12 @@ def show_run(prefix: str, step: str | None, *, store: str | None, use_json: bool
     return 0
 
 
-def _show_step(record: RunRecord, name: str, *, use_json: bool) -> int:
+def _show_step(record: RunRecord, name: str, output: str, *, use_json: bool) -> int:
     known = find_step(record, name)
     trace = known.error.traceback if known.error else ""
     if use_json:
-        click.echo(
-            json.dumps({"run": record.instance_id, "step": name, **_step_as_data(record, name), "traceback": trace})
-        )
+        rest = {"traceback": trace, "output": output}
+        click.echo(json.dumps({"run": record.instance_id, "step": name, **_step_as_data(record, name), **rest}))
         return 0
     console = make_console()
     console.print(Text.assemble("step ", (printable(name), "bold"), " of run ", record.instance_id))
@@ -101,9 +101,10 @@ def _show_step(record: RunRecord, name: str, *, use_json: bool) -> int:
     for label, value in facts.items():
         if value:
             console.print(Text.assemble((f"  {label:<9}", "dim"), value))
-    if trace:
-        console.print()
-        console.print(Text("\n".join(map(printable, trace.rstrip().split("\n")))))
+    for label, text in (("", trace), ("output of the last attempt", output)):
+        if text:
+            console.print(Text(f"\n{label}".rstrip(), "dim"))
+            console.print(Text("\n".join(map(printable, text.rstrip().split("\n")))))
     return 0
 
 

@@ -7,21 +7,12 @@ import os
 import reprlib
 from typing import Any
 
+from fuseline.text import printable
+
 __all__ = ["LONG", "a", "as_json", "as_line", "beginning", "plural", "printable", "short_repr", "shorten"]
 
 #: Characters of a ``repr`` that is for a program, or that cannot be had whole.
 LONG = 10_000
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with escapes for what a terminal would obey instead of showing it; lines and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t\xa0" else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def shorten(text: str, length: int) -> str:

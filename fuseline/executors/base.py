@@ -118,6 +118,9 @@ class Executor(ABC):
     def fileno(self) -> int:
         """Return a descriptor, the same from ``start`` to ``close``, that is readable when ``poll`` has work."""
 
+    def flush(self) -> None:  # noqa: B027 - most have nothing to do
+        """Let all be seen that ended attempts have printed. Blocks, for some seconds at most."""
+
     @abstractmethod
     def close(self) -> None:
         """End what runs, tear down what was set up, and leave no process, thread or descriptor. Blocks until then.

@@ -30,6 +30,7 @@ from fuseline.errors import StepLost, WorkflowError
 from fuseline.executors.base import Executor, in_use, never_started, usable_cpus
 from fuseline.executors.pace import Pace
 from fuseline.executors.pickling import pickle_hosted
+from fuseline.executors.pump import Pump
 from fuseline.executors.slot import Desk, Slot
 from fuseline.executors.verdict import killed
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
@@ -118,6 +119,7 @@ class LokyExecutor(Executor):
             pickles=pickles,
             environment=_thread_caps(self.processes),
             settings=msgspec.structs.replace(self._settings, workplace=self.workplace),
+            pump=Pump(),
             grace=self._grace,
             reports=self._reports,
         )
@@ -289,6 +291,10 @@ class LokyExecutor(Executor):
                 with suppress(OSError):  # then it will be tried again when the child is needed
                     slot.start()
 
+    def flush(self) -> None:
+        if self._desk is not None:
+            self._desk.pump.flush()
+
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -306,6 +312,7 @@ class LokyExecutor(Executor):
         if (workplace := desk.settings.workplace) is not None:
             guardian.hide(workplace.presence)
         guardian.release()
+        desk.pump.close()
         desk.selector.close()
         self._desk = None
         self._slots = []

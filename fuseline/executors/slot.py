@@ -26,11 +26,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
+
 from fuseline.channel import EncodingError, ProtocolError
 from fuseline.encoding import encode_error
 from fuseline.errors import FuselineError, NotPicklableError
 from fuseline.executors.base import never_started
-from fuseline.executors.verdict import asks_for_a_new_child, killed, what_ended
+from fuseline.executors.pump import Pump
+from fuseline.executors.verdict import asks_for_a_new_child, explained, killed, what_ended
+from fuseline.logs import Logged, LogLevels, hand_on
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes.child import Child
 from fuseline.worker.messages import (
@@ -40,6 +44,7 @@ from fuseline.worker.messages import (
     FromChild,
     Heard,
     LoadWorkflow,
+    Printed,
     Ready,
     Spent,
     Untouched,
@@ -62,6 +67,8 @@ _CLOSING_GRACE = 5.0
 _DYING_ALLOWANCE = 0.5
 #: Seconds between two tries to start a child where the system refuses, or children die early, while others work.
 _REST = 1.0
+#: Seconds in which nothing is read of what a child prints, when it is more than can be shown.
+_PAUSE = 0.05
 #: Seconds that an attempt may run before those that wait behind it are taken back.
 _PATIENCE = 0.1
 
@@ -74,6 +81,7 @@ class Desk:
     pickles: Mapping[str, bytes]  #: ``{workflow_id: its steps}``
     environment: Mapping[str, str]  #: of children, on top of the program's
     settings: ChildSettings
+    pump: Pump
     grace: float  #: seconds between SIGTERM and SIGKILL
     reports: list[AttemptReport]  #: where to put those of attempts that have ended
     begun: list[int] = field(default_factory=list)  #: tokens of those that have become the first of a queue
@@ -102,6 +110,9 @@ class Slot:
         self._is_closing = False  #: whether no child is to come after this one
         self._failed_run: str | None = None  #: a run of which the child begins nothing of what waits there
         self._wants_write = False
+        self._marked: list[int] = []  #: streams in which the end of the attempt was marked whose report comes next
+        self._listens_again = math.inf  #: when to listen again to what the child prints
+        self._last_words = ""  #: what a child has printed that has ended
         self._rests_until = 0.0  #: when to try again to start a child
         self._begin_by = 0.0  #: when the first of the queue must have begun
         self._due: float | None = None  #: when to look at the deadline of the first, or at the end of the child
@@ -146,7 +157,7 @@ class Slot:
     def deadline(self) -> float | None:
         """Return when ``look`` must be called even if nothing comes in, in monotonic seconds."""
         behind = self._patient_until if len(self.queue) > 1 else None
-        return min((when for when in (self._due, behind) if when is not None), default=None)
+        return min((when for when in (self._due, behind, self._listens_again) if when is not None), default=None)
 
     # -- assignments --------------------------------------------------------------------------------------------------
 
@@ -161,10 +172,35 @@ class Slot:
         self.wants_child = False
         self._known = set()
         self._last_token = self._served = 0
-        self.child = child = Child(partial(child_main, self._desk.settings), self._desk.environment, FROM_CHILD)
+        settings = msgspec.structs.replace(self._desk.settings, log_levels=LogLevels.current())
+        self.child = child = Child(partial(child_main, settings), self._desk.environment, FROM_CHILD, self._show)
         self._wants_write = False
+        self._marked = []
+        self._watch_output()
         self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
         self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))
+
+    def _show(self, stream: int, text: bytes) -> None:
+        """Let what the child prints be seen, but for the last words of one that is killed: its error has them."""
+        if self._verdict is None:
+            self._desk.pump.put(stream, text)
+
+    def _watch_output(self) -> None:
+        """Listen to what the child prints, from its start on and after a pause."""
+        assert self.child is not None
+        self._listens_again = math.inf
+        for number, fd in enumerate(self.child.output.filenos()):
+            if fd not in self._desk.selector.get_map():
+                self._desk.selector.register(fd, selectors.EVENT_READ, (self, number))
+
+    def _read_output(self, number: int) -> None:
+        assert self.child is not None
+        fds = self.child.output.filenos()
+        if self._desk.pump.is_full:
+            self._unregister(fds)
+            self._listens_again = time.monotonic() + _PAUSE
+        elif not self.child.output.read(number):
+            self._unregister([fds[number]])
 
     def put(self, assignment: StepAssignment) -> None:
         """Accept an assignment for the child, which gets it with the next ``flush``."""
@@ -218,10 +254,13 @@ class Slot:
 
     # -- hearing from the child ---------------------------------------------------------------------------------------
 
-    def on_event(self, what: str, events: int) -> None:
+    def on_event(self, what: str | int, events: int) -> None:
         """Act on a descriptor that is readable or writable."""
         if self.child is None:
             return  # its pipe and its exit were in the same batch
+        if isinstance(what, int):
+            self._read_output(what)
+            return
         if what == "exit":
             self._advance()
         elif events & selectors.EVENT_READ:
@@ -280,6 +319,14 @@ class Slot:
             self.is_ready = True
             self._desk.failed_starts = 0
             return
+        assert self.child is not None
+        if isinstance(message, Logged):
+            record = hand_on(message)
+            self.child.output.note(f"{record.levelname} {record.name}: {record.getMessage()}")
+            return
+        if isinstance(message, Printed):
+            self._marked = message.streams
+            return
         if isinstance(message, Spent):
             self._retire(message.fault)
             return
@@ -292,8 +339,10 @@ class Slot:
             self._desk.reports.append(never_started(first))
         else:
             self._last_token = message.token
-            self._desk.reports.append(message)
-            if stops_run(first, message) and self.child is not None:
+            output = self.child.output.finish(message.token, self._marked)
+            self._marked = []
+            self._desk.reports.append(explained(message, first, self.child.pid, output))
+            if stops_run(first, message):
                 self._failed_run = first.instance_id
                 self.child.channel.put(Heard(first.instance_id))
                 self._watch()
@@ -309,6 +358,8 @@ class Slot:
 
     def look(self, now: float) -> None:
         """Act on what is due at ``now``."""
+        if now >= self._listens_again and self.child is not None:
+            self._watch_output()
         if len(self.queue) > 1 and self._patient_until is not None and now >= self._patient_until:
             if self.child is not None and self.child.stamp.read().token == self._last_token:
                 self._patient_until = now + _PATIENCE  # the first is still on its way there: it may be large
@@ -436,11 +487,12 @@ class Slot:
         """Bring the end of the child forward, and settle its assignment once nothing is left of it."""
         child = self.child
         assert child is not None
-        fds = (child.fileno(), child.exit_fd)
+        fds = (child.fileno(), child.exit_fd, *child.output.filenos())
         if child.has_exited():
             self.take_back()
             self._read()  # drain, then judge
             self._unregister(fds)
+            self._last_words += child.output.rest()
         stamp = child.stamp.read()
         self._due = child.advance(time.monotonic())
         if not child.is_gone:
@@ -451,20 +503,22 @@ class Slot:
         if not was_ready and self._verdict in (None, Outcome.LOST) and self._close_by is None:
             slow = f", after {_BEGINNING_ALLOWANCE:.0f} s" if self._verdict else ""
             self.problem = f"it ended with exit code {child.returncode} before it was ready{slow}"
-        self._settle(child.returncode, stamp.token, stamp.picked_up)
+        self._settle(child, stamp.token, stamp.picked_up)
         if self._is_tainted:
             self._is_tainted, self._close_by, self.wants_child = False, None, not self._is_closing
 
-    def _settle(self, returncode: int | None, token: int, picked_up: float) -> None:
+    def _settle(self, child: Child[FromChild], token: int, picked_up: float) -> None:
         """Judge what the dead child had begun, and put back what it had not."""
         verdict, self._verdict = self._verdict, None
+        output, self._last_words = self._last_words, ""
         left, self.queue = list(self.queue), deque()
         self._unsent.clear()
         self._due = None
         started = picked_up if token != self._last_token else None
         if left and (started is not None or verdict is Outcome.KILLED):
             first = left.pop(0)
-            self._report_end(first, verdict or Outcome.LOST, what_ended(first, verdict, returncode), started)
+            error = what_ended(first, verdict, child.pid, child.returncode)
+            self._report_end(first, verdict or Outcome.LOST, error, started, child.pid, output)
             self.wants_child = self._close_by is None
         while token in [assignment.token for assignment in left]:
             # A step wrote into the pipe, and what came after it went unheard: not the doing of these.
@@ -473,7 +527,13 @@ class Slot:
         self._desk.waiting.extendleft(reversed(left))
 
     def _report_end(
-        self, assignment: StepAssignment, outcome: Outcome, error: FuselineError, started: float | None
+        self,
+        assignment: StepAssignment,
+        outcome: Outcome,
+        error: FuselineError,
+        started: float | None,
+        pid: int | None = None,
+        output: str = "",
     ) -> None:
         report = AttemptReport(token=assignment.token, outcome=outcome, error=encode_error(error), started=started)
-        self._desk.reports.append(report)
+        self._desk.reports.append(explained(report, assignment, pid, output))

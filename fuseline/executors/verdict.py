@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
+import os
+from multiprocessing import process
+from pathlib import Path
+from textwrap import indent
+
+import loky
+from msgspec.structs import replace
+
 from fuseline.errors import StepCrashed, StepError, StepLost, StepTimedOut
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
+from fuseline.text import printable, tail
 
-__all__ = ["asks_for_a_new_child", "killed", "what_ended"]
+__all__ = ["asks_for_a_new_child", "explained", "killed", "what_ended"]
+
+#: Lines, and characters, of what an attempt has printed last that its error shows.
+_LINES, _CHARACTERS = 40, 4000
+#: How lines of a stack begin that are ours, or of what has started a child.
+_OURS = (
+    f'File "{Path(__file__).parents[1]}{os.sep}',
+    f'File "{os.path.dirname(process.__file__)}{os.sep}process.py"',
+    f'File "{os.path.dirname(loky.__file__)}{os.sep}backend{os.sep}popen_loky_posix.py"',
+    'File "<frozen runpy>"',
+    "Extension modules: ",
+)
+
+
+def explained(report: AttemptReport, assignment: StepAssignment, pid: int | None, output: str) -> AttemptReport:
+    """Return a report with what its attempt has printed; if it failed, its error says where, too.
+
+    Args:
+        pid: of the child; None if the attempt was in none.
+    """
+    error = report.error
+    if error is None:
+        return replace(report, output=output) if output else report
+    child = "" if pid is None else f", in child process {pid}"
+    note = f"in step {assignment.step_name!r} of run {assignment.instance_id}, attempt {assignment.attempt}{child}"
+    if printed := printable(tail(_without_us(output), _LINES, _CHARACTERS)).strip("\n"):
+        note += f", which printed last:\n{indent(printed, '  | ')}"
+    return replace(report, output=output, error=replace(error, note=note))
+
+
+def _without_us(output: str) -> str:
+    """Leave out what the last words of a dead child say of the code that has called the step."""
+    if "most recent call first" not in output:
+        return output
+    return "\n".join(line for line in output.splitlines() if not line.lstrip().startswith(_OURS))
 
 
 def asks_for_a_new_child(report: AttemptReport) -> bool:
@@ -26,12 +69,12 @@ def killed(assignment: StepAssignment) -> StepLost:
     )
 
 
-def what_ended(assignment: StepAssignment, verdict: Outcome | None, returncode: int | None) -> StepError:
+def what_ended(assignment: StepAssignment, verdict: Outcome | None, pid: int, returncode: int | None) -> StepError:
     """Return the error of an attempt whose child has ended.
 
     Args:
         verdict: why we have ended the child; None if it ended by itself.
-        returncode: of the child, as of ``waitpid``.
+        pid, returncode: of the child, as of ``waitpid``.
     """
     whom = {"step_name": assignment.step_name, "instance_id": assignment.instance_id, "attempt": assignment.attempt}
     if verdict is Outcome.TIMED_OUT:
@@ -39,7 +82,7 @@ def what_ended(assignment: StepAssignment, verdict: Outcome | None, returncode: 
         return StepTimedOut(timeout=assignment.timeout, killed=True, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.LOST:
         how = "closed the pipe of its process, or wrote into it, so that nothing could be heard from it any more"
-        return StepCrashed(how=how, **whom)  # type: ignore[arg-type]
+        return StepCrashed(how=how, pid=pid, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.KILLED:
         return killed(assignment)
-    return StepCrashed.from_returncode(returncode, **whom)  # type: ignore[arg-type]
+    return StepCrashed.from_returncode(returncode, pid=pid, **whom)  # type: ignore[arg-type]

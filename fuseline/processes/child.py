@@ -14,12 +14,14 @@ All of this is driven by ``advance``, which never blocks, so that many children 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext, redirect_stderr, redirect_stdout
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Generic
@@ -28,6 +30,7 @@ import psutil
 
 from fuseline.channel import Channel, Incoming, M
 from fuseline.processes import guardian
+from fuseline.processes.output import Output, OutputMarks
 from fuseline.processes.safe_path import safe_path, safe_path_environment
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
@@ -44,13 +47,14 @@ _PATIENCE = 5.0
 
 
 class Child(Generic[M]):
-    """A child process that runs ``target(connection, stamp, tickets, pid of this program)``.
+    """A child process that runs ``target(connection, stamp, tickets, output.theirs, pid of this program)``.
 
     The guardian must have been acquired.
 
     Args:
         environment: on top of this program's.
         incoming: which messages the child sends.
+        show: is given what the child prints, as ``Output`` says.
 
     Raises:
         OSError: the system has no process or descriptor left to give.
@@ -58,9 +62,10 @@ class Child(Generic[M]):
 
     def __init__(
         self,
-        target: Callable[[Connection, Stamp, Tickets, int], None],
+        target: Callable[[Connection, Stamp, Tickets, OutputMarks, int], None],
         environment: Mapping[str, str],
         incoming: Incoming[M],
+        show: Callable[[int, bytes], None],
     ) -> None:
         from loky.backend import get_context
 
@@ -68,7 +73,7 @@ class Child(Generic[M]):
         with ExitStack() as undo:
             self._connection, theirs = context.Pipe(duplex=True)
             undo.callback(self._connection.close)
-            with theirs:
+            with theirs, closing(self._open_output(undo, show)) as their_output:
                 self.stamp = Stamp()
                 undo.callback(self.stamp.close)
                 self.tickets = Tickets()
@@ -76,7 +81,7 @@ class Child(Generic[M]):
                 # daemon: if this program exits without closing, multiprocessing ends it instead of waiting for it.
                 self._process: Any = context.Process(
                     target=target,
-                    args=(theirs, self.stamp, self.tickets, os.getpid()),
+                    args=(theirs, self.stamp, self.tickets, their_output, os.getpid()),
                     daemon=True,
                     env={**safe_path_environment(), **environment},
                     name="fuseline-child",
@@ -98,6 +103,11 @@ class Child(Generic[M]):
         self._give_up_at: float | None = None
         self._reaped = False
         self.is_gone = False  #: whether it is proven that nothing of it is left
+
+    def _open_output(self, undo: ExitStack, show: Callable[[int, bytes], None]) -> OutputMarks:
+        self.output = Output(show)
+        undo.callback(self.output.close)
+        return self.output.theirs
 
     def fileno(self) -> int:
         """Return the descriptor of the pipe."""
@@ -178,6 +188,7 @@ class Child(Generic[M]):
         guardian.forget(self.pid)
         os.close(self._exit_fd)
         self._connection.close()
+        self.output.close()
         self.stamp.close()
         self.tickets.close()
         if self._reaped:
@@ -194,7 +205,8 @@ def _start(process: Any) -> None:
             tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process.start()
+        with redirect_stdout(sys.stdout or io.StringIO()), redirect_stderr(sys.stderr or io.StringIO()):
+            process.start()  # flushes both, which a program without a terminal may not have
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -4,6 +4,8 @@
 
     program ── LoadWorkflow ───▶ child     once per workflow, before its first assignment
     program ── StepAssignment ─▶ child     it may be taken back until the child takes its ticket
+    program ◀─ Logged ────────── child     a log record of the step
+    program ◀─ Printed ───────── child     just before the report
     program ◀─ AttemptReport ─── child
     program ◀─ Untouched ─────── child     instead, if its run has just failed in this child
     program ◀─ Spent ─────────── child     it begins nothing more, and waits for Close
@@ -21,6 +23,7 @@ import time
 import msgspec
 
 from fuseline.channel import Incoming, ProtocolError, incoming
+from fuseline.logs import Logged, LogLevels
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
 from fuseline.workplace import Workplace
 
@@ -32,6 +35,7 @@ __all__ = [
     "FromChild",
     "Heard",
     "LoadWorkflow",
+    "Printed",
     "Ready",
     "Spent",
     "ToChild",
@@ -64,6 +68,12 @@ class Untouched(msgspec.Struct, frozen=True, array_like=True, tag=True):
     token: int
 
 
+class Printed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Goes before the report of an attempt that may have printed something: in which streams its end was marked."""
+
+    streams: list[int]  #: 0 is standard output, 1 is standard error
+
+
 class Spent(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Says that a child begins nothing more, because its last attempt has left it unfit for the next."""
 
@@ -75,13 +85,14 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 ToChild = LoadWorkflow | StepAssignment | Heard | Close
-FromChild = Ready | Untouched | AttemptReport | Spent
+FromChild = Ready | Untouched | AttemptReport | Printed | Logged | Spent
 
 
 class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a child is told when it is started."""
 
     workplace: Workplace | None = None
+    log_levels: LogLevels = LogLevels()
     isolation: bool = True  #: whether to undo what an attempt has changed in the process
     seeds: bool = True  #: whether to seed ``random`` and ``numpy.random`` for each attempt
     max_steps: int | None = None  #: attempts after which it is spent

@@ -7,10 +7,13 @@ that pipe.
 from __future__ import annotations
 
 import errno
+import logging
+import math
 import os
 import pickle
 import signal
 import sys
+import threading
 from multiprocessing import process
 from multiprocessing.connection import Connection
 
@@ -20,8 +23,10 @@ from fuseline.attempt import Hosted, StepHost, seed_of
 from fuseline.channel import Channel, EncodingError
 from fuseline.encoding import encode_error
 from fuseline.errors import NotPicklableError
+from fuseline.logs import RecordSender
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.presence import Presence
+from fuseline.processes.output import OutputMarks
 from fuseline.processes.safe_path import leave_safe_path
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
@@ -32,6 +37,7 @@ from fuseline.worker.messages import (
     FromChild,
     Heard,
     LoadWorkflow,
+    Printed,
     Ready,
     Spent,
     ToChild,
@@ -39,16 +45,24 @@ from fuseline.worker.messages import (
     stops_run,
 )
 from fuseline.worker.seeds import Seeds
+from fuseline.worker.streams import Streams
 
 __all__ = ["child_main"]
 
 
-def child_main(settings: ChildSettings, connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+def child_main(
+    settings: ChildSettings,
+    connection: Connection,
+    stamp: Stamp,
+    tickets: Tickets,
+    marks: OutputMarks,
+    program: int,
+) -> None:
     """Serve assignments until told to close. The target of a child process."""
     _detach(program)
     presence = None if settings.workplace is None else Presence(settings.workplace.presence)
     try:
-        _Server(connection, stamp, tickets, settings).serve()
+        _Server(connection, stamp, tickets, Streams(marks), settings).serve()
     except OSError as error:
         if error.errno == errno.EBADF:  # a step has closed what was not its own: nobody is left to tell
             os._exit(1)
@@ -79,15 +93,21 @@ def _detach(program: int) -> None:
 
 
 class _Server:
-    def __init__(self, connection: Connection, stamp: Stamp, tickets: Tickets, settings: ChildSettings) -> None:
+    def __init__(
+        self, connection: Connection, stamp: Stamp, tickets: Tickets, streams: Streams, settings: ChildSettings
+    ) -> None:
         self._connection = connection
         self._channel: Channel[ToChild, FromChild] = Channel(connection.fileno(), TO_CHILD)
         self._stamp = stamp
         self._tickets = tickets
+        self._streams = streams
+        self._sending = threading.Lock()
+        self._sender: int | None = None  #: the thread that has the lock
         self._pid = os.getpid()
         self._pickles: dict[str, bytes] = {}
         self._hosted: dict[str, Hosted] = {}
         self._seeds = Seeds() if settings.seeds else None
+        self._settings = settings
         self._housekeeper = Housekeeper(
             isolation=settings.isolation, max_steps=settings.max_steps, max_memory=settings.max_memory
         )
@@ -99,13 +119,15 @@ class _Server:
         self._failed_runs: set[str] = set()
 
     def serve(self) -> None:
-        self._channel.send(Ready())
+        self._settings.log_levels.apply()
+        logging.getLogger().addHandler(RecordSender(self._send))
+        self._send(Ready())
         while True:
             for message in self._channel.receive():
                 if isinstance(message, StepAssignment):
                     if not self._is_spent and self._tickets.redeem(message.token):
                         if message.instance_id in self._failed_runs:
-                            self._channel.send(Untouched(message.token))
+                            self._send(Untouched(message.token))
                         else:
                             self._attempt(message)
                 elif isinstance(message, Heard):
@@ -121,7 +143,7 @@ class _Server:
     def _close(self) -> None:
         self._host.close()
         if not self._housekeeper.may_exit():
-            _flush_output()
+            logging.shutdown()
             os._exit(0)  # an ordinary exit would wait for a thread that a step has left
 
     def _attempt(self, assignment: StepAssignment) -> None:
@@ -131,15 +153,16 @@ class _Server:
             os._exit(0)  # the step has forked and both returned: the value of the first process counts
         if stops_run(assignment, report):
             self._failed_runs.add(assignment.instance_id)
-        _flush_output()
+        if printed := self._streams.finish(report.token, _duration(report)):
+            self._channel.put(Printed(printed))
         try:
-            self._channel.send(report)
+            self._send(report)
         except EncodingError as error:  # for what nobody has thought of
             problem = NotPicklableError(
                 f"the report of step {assignment.step_name!r}", str(error), "Return plain data."
             )
             error_info = encode_error(problem)
-            self._channel.send(replace(report, outcome=Outcome.RAISED, result=None, error=error_info))
+            self._send(replace(report, outcome=Outcome.RAISED, result=None, error=error_info))
         del report  # a result that is large
         self._tidy_up()
 
@@ -167,7 +190,19 @@ class _Server:
         fault = self._housekeeper.tidy_up()
         if self._housekeeper.has_served_enough() or fault:
             self._is_spent = True
-            self._channel.send(Spent(fault))
+            self._send(Spent(fault))
+
+    def _send(self, message: FromChild) -> bool:
+        """Send a message; return whether that is possible, which it is not from within another call of this."""
+        if self._sender == threading.get_ident():
+            return False
+        with self._sending:
+            self._sender = threading.get_ident()
+            try:
+                self._channel.send(message)
+            finally:
+                self._sender = None
+        return True
 
     def _load(self, workflow_id: str) -> Hosted:
         if workflow_id not in self._hosted:
@@ -177,9 +212,5 @@ class _Server:
         return self._hosted[workflow_id]
 
 
-def _flush_output() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed or replaced by the step: its own affair
-            pass
+def _duration(report: AttemptReport) -> float:
+    return math.inf if report.started is None or report.ended is None else report.ended - report.started

@@ -18,6 +18,7 @@ import pytest
 from fuseline.channel import Channel, incoming
 from fuseline.processes import guardian
 from fuseline.processes.child import Child
+from fuseline.processes.output import OutputMarks
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.testing.contract import is_running
@@ -39,11 +40,15 @@ def lead_a_group(program: int) -> None:
     assert os.getppid() == program
 
 
-def return_at_once(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+def show_nothing(stream: int, text: bytes) -> None:
+    pass
+
+
+def return_at_once(connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     lead_a_group(program)
 
 
-def say_and_wait(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+def say_and_wait(connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     """Stamp, start a process that would stay, say its pid, and wait for the end of the pipe."""
     lead_a_group(program)
     stamp.pick_up(7)
@@ -54,15 +59,17 @@ def say_and_wait(connection: Connection, stamp: Stamp, tickets: Tickets, program
     list(channel.receive())
 
 
-def say_what_is_blocked(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+def say_what_is_blocked(
+    connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int
+) -> None:
     lead_a_group(program)
     blocked = sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
     Channel(connection.fileno(), INCOMING).send(Started(os.getpid(), " ".join(blocked)))
 
 
-def ignore_sigterm(connection: Connection, stamp: Stamp, tickets: Tickets, program: int) -> None:
+def ignore_sigterm(connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    say_and_wait(connection, stamp, tickets, program)
+    say_and_wait(connection, stamp, tickets, marks, program)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +88,7 @@ def hear(child: Child[Started]) -> Started:
 
 def test_ctrl_c_waits_until_a_child_has_left_the_terminal() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    child = Child(say_what_is_blocked, {}, INCOMING)
+    child = Child(say_what_is_blocked, {}, INCOMING, show_nothing)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     assert hear(child).cap == "SIGINT"
     drive_to_the_end(child)
@@ -98,7 +105,7 @@ def drive_to_the_end(child: Child[Started]) -> None:
 
 
 def test_a_child_that_returns_is_gone_with_its_exit_code() -> None:
-    child = Child(return_at_once, {}, INCOMING)
+    child = Child(return_at_once, {}, INCOMING, show_nothing)
     drive_to_the_end(child)
     assert child.returncode == 0
     assert not is_running(child.pid)
@@ -106,7 +113,7 @@ def test_a_child_that_returns_is_gone_with_its_exit_code() -> None:
 
 @pytest.mark.parametrize("target", [say_and_wait, ignore_sigterm])
 def test_an_ended_child_is_gone_with_what_it_started(target: object) -> None:
-    child = Child(target, {"CAP": "2"}, INCOMING)  # type: ignore[arg-type]
+    child = Child(target, {"CAP": "2"}, INCOMING, show_nothing)  # type: ignore[arg-type]
     started = hear(child)
     assert started.cap == "2"
     stamp = child.stamp.read()
@@ -120,7 +127,7 @@ def test_an_ended_child_is_gone_with_what_it_started(target: object) -> None:
 
 
 def test_what_a_dead_child_has_started_goes_too() -> None:
-    child = Child(say_and_wait, {}, INCOMING)
+    child = Child(say_and_wait, {}, INCOMING, show_nothing)
     pid = hear(child).pid
     os.kill(child.pid, signal.SIGKILL)
     drive_to_the_end(child)
@@ -129,7 +136,7 @@ def test_what_a_dead_child_has_started_goes_too() -> None:
 
 
 def test_many_children_end_side_by_side() -> None:
-    children = [Child(ignore_sigterm, {}, INCOMING) for _ in range(4)]
+    children = [Child(ignore_sigterm, {}, INCOMING, show_nothing) for _ in range(4)]
     for child in children:
         hear(child)
     now = time.monotonic()
@@ -145,7 +152,7 @@ def test_many_children_end_side_by_side() -> None:
 def test_a_program_that_ignores_the_end_of_children_loses_only_the_exit_code() -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        child = Child(return_at_once, {}, INCOMING)
+        child = Child(return_at_once, {}, INCOMING, show_nothing)
         drive_to_the_end(child)
         assert child.returncode is None
     finally:
@@ -155,7 +162,7 @@ def test_a_program_that_ignores_the_end_of_children_loses_only_the_exit_code() -
 def test_the_guardian_survives_the_signals_of_a_terminal_and_ends_with_its_pipe() -> None:
     process = guardian._process
     assert process is not None
-    child = Child(say_and_wait, {}, INCOMING)
+    child = Child(say_and_wait, {}, INCOMING, show_nothing)
     hear(child)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(process.pid, number)

@@ -33,6 +33,7 @@ class Changes:
         self.revived: list[Run] = []  #: those that go on after their end, of another version of their workflow perhaps
         self.steps: dict[tuple[Run, int], Value | None] = {}  #: and the result, of one that has succeeded
         self.moves: list[Moment] = []
+        self.outputs: list[tuple[Run, str, int, str]] = []  #: (run, step, attempt, what it has printed)
         self.forgotten: list[str] = []  #: ids of runs
         self.matters = False  #: whether somebody relies on it after a power cut
 

@@ -40,7 +40,13 @@ CREATE TABLE moves (
 CREATE TABLE files (name TEXT PRIMARY KEY, run INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX files_of_runs ON files (run);
 """
-
+_OUTPUTS = """
+CREATE TABLE outputs (
+    run INTEGER NOT NULL, step TEXT NOT NULL, attempt INTEGER NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY (run, step, attempt)) WITHOUT ROWID;
+"""
+#: {version of the tables: what makes them those of the next version}
+_UPGRADES = {1: _OUTPUTS}
 
 #: KiB of the file that are kept in memory. Run ids are random, so their index is touched everywhere.
 _CACHE_KIB = 32 * 1024
@@ -97,15 +103,20 @@ class Database:
         if sys.platform == "darwin":
             self._set("fullfsync", 1)  # else a sync there leaves it to the disk when to write
         self._set("cache_size", -_CACHE_KIB)
+        if tables and version < VERSION:
+            self._make(*(_UPGRADES[each] for each in range(version, VERSION)))
 
     def _create(self) -> None:
         """Make the tables, all or nothing."""
         self._set("auto_vacuum", 2)  # incremental: the file can shrink
+        self._make(_TABLES, _OUTPUTS, f"PRAGMA application_id = {APPLICATION_ID}")
+
+    def _make(self, *scripts: str) -> None:
+        """Make tables those of this version, all or nothing."""
         with self.transaction(syncs=True):
-            for statement in _TABLES.split(";"):
+            for statement in ";".join(scripts).split(";"):
                 if statement.strip():
                     self.run(statement)
-            self.run(f"PRAGMA application_id = {APPLICATION_ID}")
             self.run(f"PRAGMA user_version = {VERSION}")
 
     def _set(self, name: str, value: object) -> None:

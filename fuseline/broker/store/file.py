@@ -29,7 +29,7 @@ __all__ = [
 #: In the header of a store, so that it is told from the SQLite files of other programs: "FuLi".
 APPLICATION_ID = 0x46754C69
 #: Of the tables.
-VERSION = 1
+VERSION = 2
 
 _MAGIC = b"SQLite format 3\0"
 #: File systems of other machines: their locks and syncs do not promise what SQLite needs.

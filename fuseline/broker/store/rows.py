@@ -22,6 +22,7 @@ from fuseline.values import ErrorInfo, Value
 
 __all__ = [
     "MOVE_COLUMNS",
+    "OUTPUT_COLUMNS",
     "RUN_COLUMNS",
     "STEP_COLUMNS",
     "Claims",
@@ -36,6 +37,7 @@ __all__ = [
 
 RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, started_by, inputs, created, started, finished"
 STEP_COLUMNS = "place, state, attempts, restarts, failures, result, error, cause, started, finished, due, unwanted"
+OUTPUT_COLUMNS = "run, step, attempt, text"
 MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at, token, worker_id"
 #: A step's row is found by one number: that of its run, shifted, and its own.
 _SHIFT = 24

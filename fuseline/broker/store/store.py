@@ -16,6 +16,7 @@ from fuseline.broker.store.database import Database
 from fuseline.broker.store.file import Ownership, check_file
 from fuseline.broker.store.rows import (
     MOVE_COLUMNS,
+    OUTPUT_COLUMNS,
     RUN_COLUMNS,
     STEP_COLUMNS,
     Claims,
@@ -165,6 +166,9 @@ class Store:
             ]
             self._seq += len(rows)
             self._db.insert("moves", MOVE_COLUMNS, rows)
+        if changes.outputs:
+            texts = [(run.number, *rest) for run, *rest in changes.outputs]
+            self._db.insert("outputs", OUTPUT_COLUMNS, texts, replace=True)
         for instance_id in changes.forgotten:
             unused += self._delete(instance_id)
         return unused
@@ -221,6 +225,7 @@ class Store:
         files = self._db.texts("DELETE FROM files WHERE run = ? RETURNING name", found)
         self._db.run("DELETE FROM steps WHERE place BETWEEN ? AND ?", places_of(found[0]))
         self._db.run("DELETE FROM moves WHERE run = ?", found)
+        self._db.run("DELETE FROM outputs WHERE run = ?", found)
         return files
 
     # -- cleaning up --------------------------------------------------------------------------------------------------
@@ -359,6 +364,12 @@ class Store:
             Move(step_name=step, state=State(state), attempt=attempt, cause=cause, worker_id=worker_id, at=at)
             for step, state, attempt, cause, worker_id, at in [*first, *begin, *rows, *end]
         ]
+
+    def output(self, instance_id: str, step_name: str, attempt: int) -> str:
+        """Return what an attempt has printed; empty if that is nothing."""
+        sql = "SELECT text FROM outputs WHERE run = (SELECT number FROM runs WHERE instance_id = ?) "
+        found = self._db.one(sql + "AND step = ? AND attempt = ?", (instance_id, step_name, attempt))
+        return "" if found is None else str(found[0])
 
     def outcome(self, worker_id: str, report: StepReport) -> ReportAnswer | None:
         """Return what was made of a report that was accepted before, or None if it was not."""

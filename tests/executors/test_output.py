@@ -1,0 +1,465 @@
+"""What steps print and log: seen at once, kept per attempt, bounded, and at the end of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+import os
+import select
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fuseline import (
+    Broker,
+    LocalBroker,
+    MemoryBroker,
+    ProcessEngine,
+    RunFailed,
+    Step,
+    StepCrashed,
+    Workflow,
+    current_run,
+)
+from fuseline.errors import StepTimedOut, UnknownRunError, UnknownStepError
+from fuseline.executors import LokyExecutor
+from fuseline.executors.pump import Pump
+from fuseline.messages import AttemptReport, Outcome
+from fuseline.policies import RetryPolicy, StepTimeoutPolicy
+from fuseline.processes.output import KEPT, Output
+from fuseline.testing import Bench, Gate
+from fuseline.testing.contract import error_of, result_of
+from fuseline.testing.gate import HANG
+
+_log = logging.getLogger("some.library")
+
+
+class Print(Step):
+    """Writes ``text`` by each of the usual means."""
+
+    def run_step(self, text: str) -> None:
+        print(f"{text} by print")
+        print(f"{text} by stderr", file=sys.stderr)
+        sys.stdout.buffer.write(f"{text} by buffer\n".encode())
+        sys.stdout.flush()
+        os.write(1, f"{text} by descriptor\n".encode())
+        subprocess.run(["echo", f"{text} by a subprocess"], check=True)
+        _log.warning("%s by logging", text)
+        sys.stdout.write(f"{text} without an end of line")
+
+
+class Say(Step):
+    def run_step(self, text: str) -> str:
+        print(text)
+        return text
+
+
+class SayNothing(Step):
+    def run_step(self) -> None:
+        pass
+
+
+def test_all_that_an_attempt_writes_is_kept_and_seen(capfd: pytest.CaptureFixture[str]) -> None:
+    step = Print()
+    with Bench(LokyExecutor(1), step) as bench:
+        bench.run(step, text="hello")
+        report = bench.run(step, text="again")
+    means = ("print", "stderr", "buffer", "descriptor", "a subprocess")
+    expected = {*(f"again by {name}" for name in means), "again without an end of line"}
+    expected.add("WARNING some.library: again by logging")
+    assert set(report.output.splitlines()) == expected
+    seen, errors = capfd.readouterr()
+    assert "hello without an end of lineagain by print\n" in seen
+    assert "hello by a subprocess\n" in seen
+    assert "by stderr" not in seen
+    assert "hello by stderr\nagain by stderr\n" in errors
+
+
+def test_output_belongs_to_its_attempt_however_short_that_is() -> None:
+    step = Say()
+    texts = [f"{i}" * (i % 7) for i in range(500)]
+    workflow = Workflow(outputs=[step])
+    broker = MemoryBroker()
+    runs = broker.dispatch_many(workflow.to_schema(), [{"text": text} for text in texts])
+    ProcessEngine(broker, [workflow], processes=2).work()
+    assert [broker.get_output(run, "Say") for run in runs] == [f"{text}\n" for text in texts]
+
+
+def test_who_prints_nothing_has_no_output() -> None:
+    say, nothing = Say(), SayNothing()
+    with Bench(LokyExecutor(1), say, nothing) as bench:
+        bench.run(say, text="mine")
+        assert bench.run(nothing).output == ""
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+class PrintAndFail(Step):
+    def run_step(self) -> None:
+        print("\x1b[31mred", file=sys.stderr)
+        raise ValueError("no good")
+
+
+class PrintAndHang(Step):
+    def run_step(self) -> None:
+        print("about to hang", flush=True)
+        self.hang_here()
+
+    def hang_here(self) -> None:
+        pow(7, 10**9)
+
+
+class PrintAndDie(Step):
+    def run_step(self, how: str) -> None:
+        print("about to die", flush=True)
+        if how == "in C":
+            ctypes.string_at(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def note_of(report: AttemptReport) -> str:
+    [note] = error_of(report).__notes__
+    return note
+
+
+def test_an_error_says_where_it_happened_and_what_was_printed_last() -> None:
+    step = PrintAndFail()
+    with Bench(LokyExecutor(1), step) as bench:
+        report = bench.run(step)
+    assert isinstance(error_of(report), ValueError)
+    first, *rest = note_of(report).splitlines()
+    assert first.startswith("in step 'PrintAndFail' of run run, attempt 1, in child process ")
+    assert first.endswith(", which printed last:")
+    assert rest == ["  | \\x1b[31mred"]  # it cannot play tricks on the terminal
+    assert report.output == "\x1b[31mred\n"
+
+
+def test_a_step_that_was_killed_says_where_it_hung_in_c_code_too(capfd: pytest.CaptureFixture[str]) -> None:
+    step = PrintAndHang(policies=[StepTimeoutPolicy(0.3)])
+    with Bench(LokyExecutor(1), step) as bench:
+        report = bench.run(step)
+    assert isinstance(error_of(report), StepTimedOut)
+    lines = note_of(report).splitlines()
+    assert lines[1] == "  | about to hang"
+    assert lines[-2].endswith(" in hang_here")
+    assert lines[-1].endswith(" in run_step")
+    seen, errors = capfd.readouterr()
+    assert seen == "about to hang\n"
+    assert "hang_here" not in errors
+
+
+def test_a_crash_in_c_code_says_where() -> None:
+    step = PrintAndDie()
+    with Bench(LokyExecutor(1), step) as bench:
+        report = bench.run(step, how="in C")
+    error = error_of(report)
+    assert isinstance(error, StepCrashed)
+    assert error.signal_name == "SIGSEGV"
+    assert f"in child process {error.pid}, which printed last:\n  | about to die\n" in note_of(report)
+    assert "string_at" in note_of(report)
+    assert note_of(report).splitlines()[-1].endswith(" in run_step")
+
+
+def test_a_step_that_is_killed_leaves_what_it_has_printed() -> None:
+    step = PrintAndDie()
+    with Bench(LokyExecutor(1), step) as bench:
+        report = bench.run(step, how="SIGKILL")
+    assert report.output == "about to die\n"
+    assert "run out of memory" in str(error_of(report))
+
+
+class PrintAndWait(Step):
+    def run_step(self, gate: Gate) -> None:
+        print("before the gate")
+        gate.enter()
+
+
+def test_a_step_that_is_cancelled_leaves_what_it_has_printed(gate: Gate) -> None:
+    step = PrintAndWait()
+    with Bench(LokyExecutor(1), step) as bench:
+        token = bench.submit(step, gate=gate)
+        gate.wait_entered()
+        bench.executor.kill(token)
+        report = bench.collect(1)[token]
+    assert report.outcome is Outcome.KILLED
+    assert report.output.startswith("before the gate\n")
+
+
+def test_what_is_printed_is_seen_before_the_step_ends(gate: Gate) -> None:
+    seen = threading.Event()
+
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            if "before the gate" in text:
+                seen.set()
+            return super().write(text)
+
+    step = PrintAndWait()
+    with Bench(LokyExecutor(1), step) as bench, contextlib.redirect_stdout(Screen()):
+        bench.submit(step, gate=gate)
+        gate.wait_entered()
+        give_up = time.monotonic() + HANG
+        while not seen.is_set():
+            assert time.monotonic() < give_up
+            assert bench.executor.poll() == []
+            select.select([bench.executor.fileno()], [], [], 0.05)
+        gate.open()
+        bench.collect(1)
+
+
+# -- bounds -----------------------------------------------------------------------------------------------------------
+
+
+class Flood(Step):
+    def run_step(self, kib: int) -> None:
+        line = "x" * 1023 + "\n"
+        for _ in range(kib):
+            sys.stdout.write(line)
+        print("the end")
+
+
+def test_of_a_flood_the_end_is_kept_and_its_neighbours_go_on() -> None:
+    flood, say = Flood(), Say()
+    workflows = [Workflow(outputs=[flood], name="flood"), Workflow(outputs=[say], name="say")]
+    broker = MemoryBroker()
+    run = broker.dispatch_workflow(workflows[0].to_schema(), {"kib": 4096})
+    others = broker.dispatch_many(workflows[1].to_schema(), [{"text": f"{i}"} for i in range(20)])
+    with contextlib.redirect_stdout(io.StringIO()) as screen:
+        ProcessEngine(broker, workflows, processes=2).work()
+    assert [broker.result(other) for other in others] == [f"{i}" for i in range(20)]
+    output = broker.get_output(run, "Flood")
+    assert len(output) < KEPT + 100
+    assert output.startswith("[... 4,1")
+    assert output.endswith("x\nthe end\n")
+    assert len(screen.getvalue()) > 4096 * 1024  # all of it was seen
+
+
+class FloodForEver(Step):
+    def run_step(self) -> None:
+        while True:
+            os.write(1, b"y\n" * 10_000)
+
+
+def test_a_flood_without_end_ends_at_its_timeout_though_nobody_reads() -> None:
+    step, say = FloodForEver(policies=[StepTimeoutPolicy(0.5)]), Say()
+    with screen_that_is_stuck() as unread, Bench(LokyExecutor(1), step, say) as bench:
+        report = bench.run(step)
+        assert report.outcome is Outcome.TIMED_OUT
+        assert len(report.output) < KEPT + 5000
+        assert result_of(bench.run(say, text="on")) == "on"
+        drain(unread)
+
+
+@contextlib.contextmanager
+def screen_that_is_stuck() -> Iterator[int]:
+    """Have nobody read what goes to standard output; return where it could be read."""
+    unread, full = os.pipe()
+    os.set_blocking(unread, False)
+    with open(unread, "rb"), open(full, "w") as stuck, contextlib.redirect_stdout(stuck):
+        yield unread
+
+
+def drain(fd: int) -> None:
+    """Let go whoever writes into a pipe, until it has nothing more to write for a while."""
+    with contextlib.suppress(BlockingIOError):
+        while select.select([fd], [], [], 0.5)[0]:
+            os.read(fd, 1 << 20)
+
+
+def test_whoever_has_no_standard_output_loses_nothing_else() -> None:
+    step = Say()
+    with contextlib.redirect_stdout(None), Bench(LokyExecutor(1), step) as bench:
+        report = bench.run(step, text="unseen")
+    assert report.output == "unseen\n"
+
+
+def test_a_mark_in_pieces_is_still_a_mark() -> None:
+    shown: list[tuple[int, bytes]] = []
+    output = Output(lambda stream, text: shown.append((stream, text)))
+    marks = output.theirs
+    mark = output._secret + struct.pack("=Q", 7)
+    for text in (b"one", mark[:5], mark[5:20], mark[20:], b"two", output._secret[:3], b"no mark"):
+        os.write(marks.fds[0], text)
+        output.read(0)
+    marks.close()
+    assert output.finish(7, [0]) == "one"
+    assert output.rest() == f"two{output._secret[:3].decode('utf-8', 'replace')}no mark"
+    assert b"".join(text for _, text in shown) == b"onetwo" + output._secret[:3] + b"no mark"
+    output.close()
+
+
+# -- where it is kept -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "process", "store"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    if request.param == "memory":
+        yield MemoryBroker()
+        return
+    with LocalBroker(tmp_path / "runs.db" if request.param == "store" else None) as broker:
+        yield broker
+
+
+class FailTwice(Step):
+    def run_step(self) -> int:
+        run = current_run()
+        assert run is not None
+        print(f"attempt {run.attempt}")
+        if run.attempt is not None and run.attempt < 3:
+            raise ValueError("not yet")
+        return run.attempt or 0
+
+
+def test_a_broker_keeps_the_output_of_each_attempt(broker: Broker) -> None:
+    workflow = Workflow(outputs=[FailTwice(policies=[RetryPolicy(2)])])
+    run = broker.dispatch_workflow(workflow.to_schema())
+    assert broker.get_output(run, "FailTwice") == ""
+    ProcessEngine(broker, [workflow], processes=1).work()
+    assert broker.get_output(run, "FailTwice") == "attempt 3\n"
+    assert [broker.get_output(run, "FailTwice", n) for n in (1, 2, 3, 4)] == [
+        "attempt 1\n",
+        "attempt 2\n",
+        "attempt 3\n",
+        "",
+    ]
+    with pytest.raises(UnknownStepError):
+        broker.get_output(run, "Other")
+    broker.forget(run)
+    with pytest.raises(UnknownRunError):
+        broker.get_output(run, "FailTwice")
+
+
+def test_the_error_of_a_run_shows_the_output_of_its_step(broker: Broker) -> None:
+    workflow = Workflow(outputs=[PrintAndFail()])
+    run = broker.dispatch_workflow(workflow.to_schema())
+    ProcessEngine(broker, [workflow], processes=1).work()
+    with pytest.raises(RunFailed) as caught:
+        broker.result(run)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValueError)
+    assert f"of run {run}, attempt 1" in cause.__notes__[0]
+    assert "red" in cause.__notes__[0]
+
+
+def test_a_store_of_the_version_before_gets_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    LocalBroker(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.executescript("DROP TABLE outputs; PRAGMA user_version = 1")
+    workflow = Workflow(outputs=[Say()])
+    with LocalBroker(path) as broker:
+        run = broker.dispatch_workflow(workflow.to_schema(), {"text": "kept"})
+        ProcessEngine(broker, [workflow], processes=1).work()
+        assert broker.get_output(run, "Say") == "kept\n"
+    with LocalBroker(path) as broker:
+        assert broker.get_output(run, "Say") == "kept\n"
+
+
+# -- logs -------------------------------------------------------------------------------------------------------------
+
+
+class Log(Step):
+    def run_step(self) -> None:
+        _log.debug("a detail")
+        _log.info("for information")
+        try:
+            {}["inner"]
+        except KeyError:
+            _log.exception("went wrong with %s", {"a": 1}, extra={"user": "me", "thing": object()})
+        threading.Thread(target=_log.error, args=("from a thread",)).start()
+
+
+def test_records_of_steps_meet_the_handlers_of_the_program(caplog: pytest.LogCaptureFixture) -> None:
+    step = Log()
+    caplog.set_level(logging.INFO, "some.library")
+    with Bench(LokyExecutor(1), step) as bench:
+        report = bench.run(step)
+        bench.run(step)
+    first = caplog.records[:3]
+    assert [record.getMessage() for record in first] == ["for information", "went wrong with {'a': 1}", "from a thread"]
+    assert {record.name for record in first} == {"some.library"}
+    assert first[1].user == "me"
+    assert first[1].thing.startswith("<object object")
+    assert "KeyError: 'inner'" in (first[1].exc_text or "")
+    assert first[0].process != os.getpid()
+    assert "ERROR some.library: went wrong with {'a': 1}" in report.output
+
+
+def test_what_the_program_does_not_want_never_leaves_the_child(caplog: pytest.LogCaptureFixture) -> None:
+    step = Log()
+    caplog.set_level(logging.CRITICAL, "some.library")
+    with Bench(LokyExecutor(1), step) as bench:
+        assert bench.run(step).output == ""
+    assert not caplog.records
+
+
+class LogInAFork(Step):
+    def run_step(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            _log.error("from the fork")
+            sys.stderr.flush()
+            os._exit(0)
+        return os.waitpid(pid, 0)[1]
+
+
+def test_a_fork_that_logs_does_not_disturb_the_reports(capfd: pytest.CaptureFixture[str]) -> None:
+    step = LogInAFork()
+    with Bench(LokyExecutor(1), step) as bench:
+        reports = bench.run_all(step, [{}] * 5)
+    assert [result_of(report) for report in reports] == [0] * 5
+    assert {report.output for report in reports} == {"from the fork\n"}
+
+
+class LogInASignalHandler(Step):
+    def run_step(self) -> None:
+        signal.signal(signal.SIGPROF, lambda number, frame: _log.warning("tick"))
+        signal.setitimer(signal.ITIMER_PROF, 0.0005, 0.0005)
+        for i in range(2000):
+            _log.warning("record %d", i)
+
+
+def test_a_signal_handler_that_logs_does_not_block_the_child(caplog: pytest.LogCaptureFixture) -> None:
+    step = LogInASignalHandler()
+    with Bench(LokyExecutor(1), step) as bench, contextlib.redirect_stderr(io.StringIO()):
+        assert bench.run(step).outcome is Outcome.RETURNED
+    assert [r.getMessage() for r in caplog.records if r.getMessage() != "tick"] == [f"record {i}" for i in range(2000)]
+
+
+# -- the pump ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pump_gives_up_on_whoever_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fuseline.executors.pump._PATIENCE", 0.05)
+    with screen_that_is_stuck() as unread:
+        pump = Pump()
+        for _ in range(10):
+            pump.put(0, b"x" * 64 * 1024)
+        assert pump.is_full
+        pump.close()
+        drain(unread)
+
+
+def test_a_pump_survives_a_reader_that_has_gone() -> None:
+    unread, broken = os.pipe()
+    os.close(unread)
+    with contextlib.suppress(BrokenPipeError), open(broken, "w") as gone:
+        with contextlib.redirect_stdout(gone):
+            pump = Pump()
+            pump.put(0, b"lost")
+            pump.flush()
+        with contextlib.redirect_stdout(io.StringIO()) as screen:
+            pump.put(0, b"seen")
+            pump.close()
+    assert screen.getvalue() == "seen"
