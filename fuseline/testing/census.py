@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -19,20 +20,27 @@ class Census:
 
     The resource trackers of multiprocessing and loky, one process each per program, and their pipes are not counted:
     they end with the program.
+
+    Args:
+        semaphores: whether to count semaphores that processes share, too (Linux only).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, semaphores: bool = False) -> None:
         self._children = set(_children())
         self._threads = set(threading.enumerate())
         self._descriptors = set(_descriptors())
+        self._semaphores = _semaphores() if semaphores else None
 
-    def assert_nothing_left(self) -> None:
+    def assert_nothing_left(self, settling: float = _SETTLING) -> None:
         """Check that nothing is there that was not there before.
+
+        Args:
+            settling: seconds in which what ends by itself must have done so.
 
         Raises:
             AssertionError: something is left; the error lists it.
         """
-        deadline = time.monotonic() + _SETTLING
+        deadline = time.monotonic() + settling
         while left := self._left():
             if time.monotonic() > deadline:
                 raise AssertionError(f"left over: {'; '.join(left)}")
@@ -43,6 +51,9 @@ class Census:
         left = [f"process {p.pid} {_command(p)}" for p in children]
         left += [f"thread {t.name}" for t in threading.enumerate() if t not in self._threads]
         left += [f"descriptor {d}" for d in sorted(_descriptors() - self._descriptors)]
+        if self._semaphores is not None and not _semaphores() <= self._semaphores:
+            gc.collect()  # one goes when the last that refers to it does
+            left += [f"semaphore {s}" for s in sorted(_semaphores() - self._semaphores)]
         return left
 
 
@@ -67,6 +78,15 @@ def _descriptors() -> set[str]:
         except OSError:  # the one that listdir itself has used
             continue
     return {item for item in found if int(item.split()[0]) not in trackers}
+
+
+def _semaphores() -> set[str]:
+    """Return the named semaphores that this process has open; each is a mapping, removed from the disk or not."""
+    try:
+        with open("/proc/self/maps") as maps:
+            return {line.split("/", 1)[1].split()[0] for line in maps if "/dev/shm/sem." in line}
+    except FileNotFoundError:
+        return set()
 
 
 def _tracker_pipes() -> set[int]:

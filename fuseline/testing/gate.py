@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -20,9 +21,13 @@ class Gate:
 
     In the step: ``gate.enter()`` blocks until the test opens the gate. In the test: ``gate.wait_entered()``, then
     ``gate.open()``. One gate can be entered by several steps; open it as often.
+
+    Args:
+        patience: seconds after which ``wait_entered`` gives up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = HANG) -> None:
+        self._patience = patience
         self._folder = tempfile.mkdtemp(prefix="fuseline-gate-")
         self._entered = os.path.join(self._folder, "entered")
         self._go = os.path.join(self._folder, "go")
@@ -46,7 +51,7 @@ class Gate:
         try:
             text = b""
             while not text.endswith(b"\n"):
-                readable, _, _ = select.select([fd], [], [], HANG)
+                readable, _, _ = select.select([fd], [], [], self._patience)
                 assert readable, "no step has entered the gate"
                 text += os.read(fd, 1)
             return text.decode().rstrip("\n")
@@ -58,8 +63,23 @@ class Gate:
         with open(self._go, "w") as go:
             go.write("g")
 
+    def open_nowait(self) -> bool:
+        """Let a step go on that waits; return whether one does."""
+        try:
+            go = os.open(self._go, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads
+            return False
+        with os.fdopen(go, "w") as file:
+            file.write("g")
+        return True
+
     def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the gate. Whoever stands in it goes on, and whoever comes later gets an error."""
+        with contextlib.ExitStack() as held:
+            for path in (self._entered, self._go):
+                with contextlib.suppress(OSError):
+                    held.callback(os.close, os.open(path, os.O_RDWR | os.O_NONBLOCK))
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

@@ -22,10 +22,13 @@ __all__ = [
     "Die",
     "Echo",
     "FailingSetup",
+    "HasLock",
     "Hold",
     "HoldWithChild",
     "Interrupt",
     "LeaveByExit",
+    "Mark",
+    "MarkAndRaise",
     "Raise",
     "RaiseCannotLoad",
     "RaiseUnshowable",
@@ -107,6 +110,33 @@ class ReturnCannotLoad(Step):
 class ReturnLock(Step):
     def run_step(self, value: Any = None) -> Any:
         return {"model": 1, "lock": threading.Lock()}
+
+
+class HasLock(Step):
+    """Cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def run_step(self, value: Any = None) -> Any:
+        return value
+
+
+class Mark(Step):
+    """Adds a byte to a file."""
+
+    def run_step(self, path: str) -> None:
+        with open(path, "ab") as file:
+            file.write(b".")
+
+
+class MarkAndRaise(Mark):
+    """Does that, and fails."""
+
+    def run_step(self, path: str) -> NoReturn:
+        super().run_step(path)
+        raise ValueError("no good")
 
 
 class LeaveByExit(Step):
