@@ -80,9 +80,9 @@ class Bench:
         reports: dict[int, AttemptReport] = {}
         give_up = time.monotonic() + self.patience
         while len(reports) < count:
+            self._wait(give_up)
             if time.monotonic() >= give_up:
                 raise AssertionError(self._missing(len(reports), count))
-            self._wait(give_up)
             reports |= self.poll()
         return reports
 

@@ -111,9 +111,10 @@ class LifeContract(BenchContract):
     def test_begun_names_what_runs_once(self) -> None:
         self._asked_of_those_with_slots()
         with self.holding(2) as (bench, tokens, gates):
-            named = list(bench.executor.begun() or ())
-            if bench.executor.begun() is not None:
+            named = bench.executor.begun()
+            if named is not None:
                 expect("what was begun while all submitted steps run", sorted(named), tokens)
+                expect("what was begun since", list(bench.executor.begun() or ()), [])
             for token, gate in zip(tokens, gates, strict=True):
                 bench.let_go(gate, token)
             expect("what was begun after that", list(bench.executor.begun() or ()), [])

@@ -7,6 +7,8 @@ backend, by a hang or by something left over, its message begins with that promi
 from __future__ import annotations
 
 import functools
+import os
+import traceback
 import unittest
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -88,4 +90,8 @@ def not_asked(why: str) -> NoReturn:
 
 
 def _describe(error: Exception) -> str:
-    return str(error) if type(error) is AssertionError else f"{type(error).__name__}: {error}"
+    """Return what an exception says; if it is none of a contract's own, with its class and its place."""
+    if type(error) is AssertionError and str(error):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}, in {frame.name}() ({os.path.basename(frame.filename)}:{frame.lineno})"
