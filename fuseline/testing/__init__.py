@@ -1,19 +1,22 @@
-"""For writers of backends and policies: the contract of executors as a test suite, and what such tests need.
+"""For writers of backends and policies: the contracts of executors and brokers as test suites, and what tests need.
 
-A new backend is tested by one class::
+A new backend is tested by one class; ``docs/backends.md`` is about writing one::
 
     from fuseline.testing import ExecutorContract
 
     class TestMine(ExecutorContract):
         make_executor = MyExecutor
 
-``contract`` the suite · ``steps`` the steps it runs, good and hostile · ``gate`` a barrier that works across processes
-· ``census`` what a program holds: children, threads, descriptors · ``clock`` a clock that is moved by hand
+``contract`` the two suites, made of ``executor_outcomes``, ``executor_life``, ``broker_runs``, ``broker_work`` ·
+``promise`` how their tests fail · ``watchdog`` how a hang becomes a failure · ``bench`` drives an executor · ``office``
+plays the workers of a broker · ``steps`` good and hostile ones · ``gate`` a barrier that works across processes ·
+``census`` what a program holds: children, threads, descriptors · ``clock`` a clock that is moved by hand
 """
 
 from fuseline.testing.census import Census
 from fuseline.testing.clock import ManualClock
-from fuseline.testing.contract import Bench, ExecutorContract
+from fuseline.testing.contract import Bench, BrokerContract, ExecutorContract
 from fuseline.testing.gate import Gate
+from fuseline.testing.promise import BrokenPromise
 
-__all__ = ["Bench", "Census", "ExecutorContract", "Gate", "ManualClock"]
+__all__ = ["Bench", "BrokenPromise", "BrokerContract", "Census", "ExecutorContract", "Gate", "ManualClock"]

@@ -9,10 +9,10 @@ import time
 
 import psutil
 
-__all__ = ["Census"]
+__all__ = ["SETTLING", "Census"]
 
 #: Bound for what ends by itself a moment later, such as a thread that has been told to; seconds.
-_SETTLING = 20.0
+SETTLING = 20.0
 
 
 class Census:
@@ -31,7 +31,7 @@ class Census:
         self._descriptors = set(_descriptors())
         self._semaphores = _semaphores() if semaphores else None
 
-    def assert_nothing_left(self, settling: float = _SETTLING) -> None:
+    def assert_nothing_left(self, settling: float = SETTLING) -> None:
         """Check that nothing is there that was not there before.
 
         Args:

@@ -13,7 +13,7 @@ import unittest
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from fuseline.testing.census import Census
+from fuseline.testing.census import SETTLING, Census
 from fuseline.testing.gate import HANG
 from fuseline.testing.watchdog import Watchdog
 
@@ -56,7 +56,7 @@ class Contract:
         if watchdog.seen:  # the backend has swallowed the exception
             raise BrokenPromise(text, watchdog.seen)
         try:
-            census.assert_nothing_left(self.patience)
+            census.assert_nothing_left(min(self.patience, SETTLING))
         except AssertionError as error:
             raise BrokenPromise(self.leaves, str(error)) from None
 
