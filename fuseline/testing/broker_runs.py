@@ -55,12 +55,13 @@ class RunsContract(OfficeContract):
             office.finish(office.worker(schema))
             expect("the result", office.broker.result(run), "b")
 
-    @promise("runs and workers have ids of their own")
+    @promise("runs and workers have ids of their own, which can be printed")
     def test_ids_are_unique(self) -> None:
         with self.office() as office:
             schema = office.schema("a")
             ids = office.broker.dispatch_many(schema, [None] * 20) + [office.worker(schema) for _ in range(5)]
             expect("the number of ids", len(set(ids)), 25)
+            expect("those that cannot be printed", [each for each in ids if not each.isprintable()], [])
 
     @promise("inputs are taken as they are at dispatch")
     def test_inputs_are_taken_as_they_are_at_dispatch(self) -> None:

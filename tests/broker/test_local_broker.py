@@ -20,12 +20,7 @@ from fuseline.attempt import build_shared_dict
 from fuseline.broker import LocalBroker
 from fuseline.errors import (
     BrokerError,
-    RunCancelled,
     RunNotFinished,
-    UnknownInputError,
-    UnknownRunError,
-    UnknownWorkerError,
-    WorkflowChangedError,
 )
 from fuseline.messages import ReportStatus, StepReport
 from fuseline.policies import RetryPolicy
@@ -74,39 +69,6 @@ def test_failures_retries_and_causes_are_as_with_any_broker(broker: LocalBroker)
     steps = broker.get_run(run).steps
     assert (steps["Fail"].attempts, steps["Fail"].state) == (3, State.FAILED)
     assert (steps["Double"].state, steps["Double"].cause) == (State.CANCELLED, "step 'Fail' failed")
-
-
-def test_runs_are_listed_cancelled_and_forgotten(broker: LocalBroker) -> None:
-    workflow = adding()
-    one, two = broker.dispatch_many(workflow.to_schema(), [{"a": 1}, {"a": 2}])
-    assert broker.cancel(one)
-    assert not broker.cancel(one)
-    assert [run.state for run in broker.list_runs()] == [State.CANCELLED, State.PENDING]
-    assert [run.instance_id for run in broker.list_runs(state=State.PENDING)] == [two]
-    assert broker.list_runs(workflow_id="other") == []
-    with pytest.raises(RunCancelled):
-        broker.result(one)
-    with pytest.raises(RunNotFinished):
-        broker.forget(two)
-    broker.forget(one)
-    with pytest.raises(UnknownRunError):
-        broker.get_run(one)
-    assert [run.instance_id for run in broker.list_runs()] == [two]
-
-
-def test_bad_input_gets_the_error_that_any_broker_gives(broker: LocalBroker) -> None:
-    schema = adding().to_schema()
-    with pytest.raises(UnknownInputError) as caught:
-        broker.dispatch_many(schema, [{"a": 1}, {"a": 1, "zz": 2}, {"a": 3}])
-    assert caught.value.names == ("zz",)
-    assert len(broker.list_runs()) == 1
-    with pytest.raises(UnknownRunError):
-        broker.result("nobody")
-    with pytest.raises(UnknownWorkerError):
-        broker.get_steps("nobody", 1)
-    other = Workflow(outputs=[Double()], name="adding").to_schema()
-    with pytest.raises(WorkflowChangedError):
-        broker.dispatch_workflow(other, {"x": 1})
 
 
 def test_the_printed_loop_of_a_custom_worker_works(broker: LocalBroker) -> None:

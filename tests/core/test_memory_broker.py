@@ -17,7 +17,7 @@ from fuseline.errors import (
     UnknownWorkerError,
     WorkflowError,
 )
-from fuseline.messages import FinishNotice, KillNotice, StepReport
+from fuseline.messages import StepReport
 from fuseline.policies import RetryPolicy
 from fuseline.states import State
 
@@ -32,37 +32,6 @@ def test_a_run_goes_from_dispatch_to_result():
     run = office.dispatch(a=1)
     office.work()
     assert office.broker.result(run) == [22, 11]
-
-
-def test_ids_of_runs_and_workers_are_unique_strings():
-    office = adding()
-    runs = office.broker.dispatch_many(office.schema, [{"a": i} for i in range(50)])
-    workers = [office.broker.register_worker([office.schema]) for _ in range(50)]
-    assert len({*runs, *workers}) == 100
-    assert all(isinstance(name, str) and name.isprintable() for name in (*runs, *workers))
-
-
-def test_dispatch_many_keeps_the_order_of_its_inputs():
-    office = adding()
-    runs = office.broker.dispatch_many(office.schema, ({"a": i} for i in range(5)))
-    office.work()
-    assert [office.broker.result(run)[1] for run in runs] == [10, 11, 12, 13, 14]
-
-
-def test_dispatch_many_keeps_the_runs_before_an_error():
-    office = adding()
-    with pytest.raises(UnknownInputError):
-        office.broker.dispatch_many(office.schema, [{"a": 1}, {"a": 1, "zz": 2}, {"a": 3}])
-    assert len(office.broker.list_runs()) == 1
-
-
-def test_inputs_are_taken_as_they_are_at_dispatch():
-    office = adding()
-    data = [1]
-    run = office.dispatch(a=data, b=[2])
-    data.append(99)
-    office.work()
-    assert office.broker.result(run)[1] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -98,15 +67,6 @@ def test_an_input_that_cannot_be_loaded_again_is_refused_and_named():
     with pytest.raises(NotPicklableError, match="the input 'a'"):
         office.dispatch(a=LoadsNever())
     assert office.broker.list_runs() == []
-
-
-def test_nothing_is_ready_after_everything_was_handed_out():
-    office = adding()
-    assert office.broker.get_step(office.worker) is None
-    office.dispatch(a=1)
-    assert [a.step_name for a in office.broker.get_steps(office.worker, 5)] == ["Add"]
-    assert office.broker.get_step(office.worker) is None
-    assert office.broker.get_steps(office.worker, 5) == []
 
 
 def test_a_failed_run_raises_run_failed_with_the_exception_of_the_step():
@@ -242,66 +202,9 @@ def test_next_due_counts_down_and_never_below_0():
 # -- ending -----------------------------------------------------------------------------------------------------------
 
 
-def test_cancel_says_whether_there_was_anything_to_stop():
-    office = adding()
-    run, done = office.dispatch(a=1), office.dispatch(a=2)
-    office.broker.get_steps(office.worker, 1)
-    assert office.broker.cancel(run) is True
-    assert office.broker.cancel(run) is False
-    office.work()
-    assert office.broker.cancel(done) is False
-
-
 def test_a_cancelled_run_has_no_result():
     office = adding()
     run = office.dispatch(a=1)
     office.broker.cancel(run)
     with pytest.raises(RunCancelled, match="was cancelled"):
         office.broker.result(run)
-
-
-def test_notices_after_a_cancellation_come_once_and_name_the_assignment():
-    office = adding()
-    run = office.dispatch(a=1)
-    assignment = office.broker.get_step(office.worker)
-    assert list(office.broker.keep_alive(office.worker)) == []
-    office.broker.cancel(run)
-    assert list(office.broker.keep_alive(office.worker)) == [KillNotice(assignment.token)]
-    assert list(office.broker.keep_alive(office.worker)) == []
-    answer = office.broker.report_step(office.worker, report_of(assignment, State.CANCELLED))
-    assert answer.run_state is State.CANCELLED
-    assert list(office.broker.keep_alive(office.worker)) == []
-
-
-def test_the_worker_that_started_a_run_hears_of_an_end_that_no_report_told_it():
-    office = failing(RetryPolicy(1, wait=5))
-    run = office.dispatch()
-    office.work()
-    office.broker.cancel(run)
-    notice = FinishNotice(workflow_id="failing", instance_id=run, state=State.CANCELLED)
-    assert list(office.broker.keep_alive(office.worker)) == [notice]
-
-
-def test_forget_drops_a_run_that_has_ended_and_no_other():
-    office = adding()
-    run = office.dispatch(a=1)
-    with pytest.raises(RunNotFinished):
-        office.broker.forget(run)
-    office.work()
-    office.broker.forget(run)
-    assert office.broker.list_runs() == []
-    with pytest.raises(UnknownRunError):
-        office.broker.result(run)
-
-
-def test_what_a_worker_held_goes_to_others_when_it_unregisters():
-    office = adding()
-    run = office.dispatch(a=1)
-    office.broker.get_step(office.worker)
-    office.broker.unregister_worker(office.worker)
-    with pytest.raises(UnknownWorkerError):
-        office.broker.get_step(office.worker)
-    office.worker = office.broker.register_worker([office.schema])
-    office.work()
-    assert office.broker.result(run) == [22, 11]
-    assert office.broker.get_run(run).steps["Add"].attempts == 2

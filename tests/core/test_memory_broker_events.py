@@ -11,7 +11,7 @@ from fuseline import MemoryBroker
 from fuseline.messages import FailureDecision
 from fuseline.states import State
 
-from .brokers import SCHEMA, finish, in_thread
+from .brokers import SCHEMA, in_thread
 from .helpers import HANG, FakeClock, report_of
 
 
@@ -21,35 +21,6 @@ def drain(stream):
     while (event := stream.next_event(timeout=0)) is not None:
         lines.append(f"{event.step_name or 'run'} {event.state}")
     return lines
-
-
-ONE_RUN = ["a READY", "run RUNNING", "a RUNNING", "a SUCCEEDED", "b READY", "b RUNNING", "b SUCCEEDED", "run SUCCEEDED"]
-
-
-def test_the_stream_of_all_runs_tells_every_move_from_now_on(broker):
-    worker = broker.register_worker([SCHEMA])
-    early = broker.dispatch_workflow(SCHEMA)
-    with broker.events() as stream:
-        broker.cancel(early)
-        assert drain(stream) == ["a CANCELLED", "b CANCELLED", "run CANCELLED"]
-        broker.dispatch_workflow(SCHEMA)
-        finish(broker, worker)
-        assert sorted(drain(stream)) == sorted(ONE_RUN)
-
-
-def test_the_stream_of_one_run_tells_of_no_other_and_ends_with_it(broker):
-    worker = broker.register_worker([SCHEMA])
-    mine = broker.dispatch_workflow(SCHEMA)
-    stream = broker.events(mine)
-    broker.dispatch_workflow(SCHEMA)
-    finish(broker, worker)
-    events = []
-    while (event := stream.next_event(timeout=0)) is not None:
-        events.append(event)
-    assert {event.instance_id for event in events} == {mine}
-    assert sorted(f"{event.step_name or 'run'} {event.state}" for event in events) == sorted(ONE_RUN[1:])
-    assert (events[-1].step_name, events[-1].state) == (None, State.SUCCEEDED)
-    assert list(stream) == []
 
 
 def test_an_event_tells_attempt_cause_and_time():
@@ -67,12 +38,6 @@ def test_an_event_tells_attempt_cause_and_time():
     assert (last["a"].state, last["a"].attempt, last["a"].at) == (State.FAILED, 1, created + 2.0)
     assert (last["b"].state, last["b"].cause) == (State.CANCELLED, "step 'a' failed")
     assert (last[None].state, last[None].attempt) == (State.FAILED, None)
-
-
-def test_the_stream_of_a_run_that_has_ended_is_empty(broker):
-    run = broker.dispatch_workflow(SCHEMA)
-    broker.cancel(run)
-    assert list(broker.events(run)) == []
 
 
 def test_an_iteration_wakes_with_each_event_and_ends_when_another_thread_closes_it(broker, waits):

@@ -64,14 +64,6 @@ def test_a_bare_failure_without_execute_step_is_decided_by_the_schema():
     assert office.broker.report_step(office.worker, bare).delay == 3.0
 
 
-def test_an_exception_in_a_report_is_taken_as_it_is():
-    office = failing()
-    run = office.dispatch()
-    assignment = office.broker.get_step(office.worker)
-    office.broker.report_step(office.worker, report_of(assignment, State.FAILED, error=KeyError("x")))
-    assert isinstance(office.broker.get_run(run).steps["Broken"].error, KeyError)
-
-
 def test_a_result_that_cannot_be_pickled_makes_the_report_a_failure():
     office = adding()
     run = office.dispatch(a=1)
