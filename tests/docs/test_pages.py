@@ -1,6 +1,7 @@
 """The code blocks of README and docs run as printed, in one program per page, in the order of the page.
 
-``<!-- raises: Name -->`` above a block says that it ends with that exception.
+``<!-- raises: Name -->`` above a block says that it ends with that exception, ``<!-- file: name.py -->`` that it is a
+file of the reader, which the blocks after it may import.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from fuseline import errors
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?:<!-- raises: (?P<error>\w+) -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"(?:<!-- (?:raises: (?P<error>\w+)|file: (?P<file>\w+\.py)) -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S
+)
 
 
 @pytest.fixture
 def readers_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
 
-def blocks_of(page: Path) -> list[tuple[int, str | None, str]]:
-    """Return (line, expected error, code) of each block."""
+def blocks_of(page: Path) -> list[tuple[int, str | None, str | None, str]]:
+    """Return (line, expected error, name of the file, code) of each block."""
     text = page.read_text()
-    return [(text[: m.start("code")].count("\n"), m["error"], m["code"]) for m in BLOCK.finditer(text)]
+    return [(text[: m.start("code")].count("\n"), m["error"], m["file"], m["code"]) for m in BLOCK.finditer(text)]
 
 
 @pytest.mark.usefixtures("readers_modules")
@@ -42,14 +46,18 @@ def test_the_code_of_a_page_runs_as_printed(page: Path) -> None:
         "search_vector_store": search_vector_store,
         "call_llm": call_llm,
     }
-    for line, error, code in blocks_of(page):
+    for line, error, file, code in blocks_of(page):
+        if file is not None:
+            Path(file).write_text(code)
+            continue
         compiled = compile("\n" * line + code, str(page), "exec")
         if error is None:
             exec(compiled, names)
         else:
             with pytest.raises(getattr(errors, error, None) or getattr(builtins, error)):
                 exec(compiled, names)
-    sys.modules.pop("my_workflow", None)
+    for name in ("my_workflow", *(Path(file).stem for _, _, file, _ in blocks_of(page) if file)):
+        sys.modules.pop(name, None)
 
 
 def test_the_pages_have_code() -> None:
