@@ -38,7 +38,7 @@ def expect_error(what: str, kind: type[Exception], call: Callable[[], object]) -
 
 
 class RunsContract(OfficeContract):
-    """The half of the contract about runs."""
+    """The part of the contract about runs."""
 
     # -- dispatching --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ They need no plugin or fixture; pytest finds the ``test_`` methods of a subclass
 from __future__ import annotations
 
 from fuseline.testing.bench import Bench, error_of, is_running, result_of
+from fuseline.testing.broker_reports import ReportsContract
 from fuseline.testing.broker_runs import RunsContract
 from fuseline.testing.broker_work import WorkContract
 from fuseline.testing.executor_life import LifeContract
@@ -25,7 +26,7 @@ class ExecutorContract(OutcomeContract, LifeContract):
     """
 
 
-class BrokerContract(RunsContract, WorkContract):
+class BrokerContract(RunsContract, WorkContract, ReportsContract):
     """The contract of ``fuseline.broker.Broker`` as tests. Subclass it and set ``make_broker``.
 
     A broker that reads its time from a clock should run it twice: with a ``ManualClock``, so that the moment of a retry
