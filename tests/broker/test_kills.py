@@ -20,6 +20,7 @@ from fuseline import State
 from fuseline.broker import LocalBroker
 from fuseline.testing.gate import HANG
 
+from ..chaos.processes import is_worker
 from .conftest import wait_gone
 from .workflows import logging
 
@@ -61,14 +62,6 @@ class Worker:
         self.children()
         self.process.kill()
         self.process.wait(HANG)
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Return whether it is a child that runs steps, and no helper of the program."""
-    try:
-        return "fuseline-child" in process.cmdline() or "loky.backend.popen_loky_posix" in process.cmdline()
-    except psutil.Error:  # it has just ended
-        return False
 
 
 def kill_one(rng: random.Random, worker: Worker, broker: LocalBroker) -> str:
