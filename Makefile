@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture lint types format clean
+.PHONY: help demo test torture lint types format clean chaos
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ test: $(VENV)/.dev ## run the tests (ARGS="-k retry" picks some; PYTHON=python3.
 
 torture: $(VENV)/.peers ## compare how process pools bear hostile steps (ARGS="--only fuseline,loky --markdown")
 	$(BIN)/python -m benchmarks.torture $(ARGS)
+
+chaos: $(VENV)/.dev ## hit random processes for a minute, and check that nothing is lost (ARGS="--minutes 5 --seed 7")
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.dev ## check style and formatting
 	$(BIN)/ruff check .
