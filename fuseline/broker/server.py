@@ -115,7 +115,7 @@ class Server:
                 self._turn()
             self._bid_farewell()
         except StoreError as error:
-            for link in self._links:  # what they have asked for has not happened
+            for link in self._waiting():  # what they have asked for has not happened
                 link.channel.replace(Refused.because(error))
                 link.channel.flush()
             raise
@@ -124,6 +124,12 @@ class Server:
                 self._drop(link)
             self._selector.close()
             self._wakeup.close()
+
+    def _waiting(self) -> list[ServerLink]:
+        """Return the links that wait for what is not stored yet. Others would take a refusal for the answer to what
+        they ask next, hours later perhaps; they find their link closed, and come back to the process after this one."""
+        told = dict.fromkeys(link for link, message in self._committing + self._batch if message is not None)
+        return [link for link in told if link in self._links]
 
     def _is_done(self) -> bool:
         staying = [link for link in self._links if link not in self._leaving]

@@ -178,6 +178,16 @@ def test_a_full_disk_is_an_error_for_who_dispatches_and_nothing_that_was_acknowl
         assert broker.check() == []
 
 
+def test_a_full_disk_is_no_error_for_who_asks_when_there_is_room_again(store: Path) -> None:
+    with no_more_than(200_000):
+        broker = LocalBroker(store)
+    with LocalBroker(store) as idle, broker:
+        runs = fill(broker)
+        wait_gone(idle.pid)
+        assert [run.instance_id for run in idle.list_runs()][: len(runs)] == runs
+    wait_gone(idle.pid)
+
+
 def test_a_full_disk_is_an_error_for_an_engine_at_work(store: Path) -> None:
     workflow = adding()
     with no_more_than(400_000):
