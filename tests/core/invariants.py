@@ -7,9 +7,10 @@ does harm. ``Witness`` remembers what it has seen; the functions look at one mom
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from fuseline.messages import ReportStatus
-from fuseline.scheduler import Answer, Assign, Command, Event, Finished, Reported, Scheduler
+from fuseline.scheduler import Answer, Assign, Command, Event, Finished, Reported, Scheduler, StepsRequested
 from fuseline.scheduler.run import Run
 from fuseline.states import State
 
@@ -25,9 +26,33 @@ class Witness:
         self._starts: Counter[tuple[str, str]] = Counter()
         self._outcomes: dict[tuple[str, str | None], object] = {}
         self._announced: Counter[str] = Counter()
+        self._causes: Counter[tuple[str, str]] = Counter()  #: of starts after the first, but for restarts
+        self._resumed: set[str] = set()
+
+    def follow(self, scheduler: Scheduler) -> None:
+        """Watch the scheduler that goes on with the runs of the one so far."""
+        self._scheduler = scheduler
+        check_scheduler(scheduler, self._resumed)
+
+    def resumed(self, run: Run, anew: set[str]) -> None:
+        """Let a run that has ended go on, and some of its steps start anew."""
+        self._resumed.add(run.instance_id)
+        self._outcomes.pop((run.instance_id, None))
+        self._announced[f"start of {run.instance_id}"] = self._announced[f"end of {run.instance_id}"] = 0
+        self._announced[f"end of {run.instance_id}"] += run.state.is_settled
+        for name in anew:
+            key = (run.instance_id, name)
+            self._outcomes.pop(key, None)
+            self._causes[key] = run.attempts[run.plan.index[name]]
+        check_scheduler(self._scheduler, self._resumed)
 
     def see(self, event: Event, commands: list[Command]) -> None:
         """Check what followed from ``event``, and everything that must be true now."""
+        assigned = [command for command in commands if isinstance(command, Assign)]
+        if assigned:
+            assert isinstance(event, StepsRequested), "nobody gets a step without having asked"
+            assert {command.worker_id for command in assigned} == {event.worker_id}
+            assert len(assigned) <= event.limit, "running steps never exceed the slots"
         for command in commands:
             if isinstance(command, Assign):
                 self._see_assignment(command)
@@ -36,7 +61,7 @@ class Witness:
             elif isinstance(command, Answer):
                 assert isinstance(event, Reported)
                 self._see_answer(event, command)
-        check_scheduler(self._scheduler)
+        check_scheduler(self._scheduler, self._resumed)
         for run in self._scheduler.runs.values():
             self._see_outcomes(run)
 
@@ -51,6 +76,8 @@ class Witness:
         assert assignment.attempt == assignment.payload.attempt == self._starts[key], (
             "attempt number = number of starts"
         )
+        causes = 1 + self._causes[key] + run.restarts.get(run.plan.index[assignment.step_name], 0)
+        assert assignment.attempt == causes, "extra starts have a recorded cause"
         if assignment.payload.starts_run:
             self._announced[f"start of {run.instance_id}"] += 1
         assert self._announced[f"start of {run.instance_id}"] == 1, "exactly one assignment starts a run"
@@ -66,6 +93,8 @@ class Witness:
             assert (answer.step_state, answer.run_state, answer.delay) == (None, None, 0.0)
         elif report.state is State.READY:
             self._starts[report.instance_id, report.step_name] -= 1  # it was never begun
+        elif answer.step_state is State.RETRYING:
+            self._causes[report.instance_id, report.step_name] += 1
 
     def _see_outcomes(self, run: Run) -> None:
         for step, state in enumerate(run.states):
@@ -79,15 +108,19 @@ class Witness:
             assert self._announced[f"end of {run.instance_id}"] == 1, "the end of a run is told"
 
 
-def check_scheduler(scheduler: Scheduler) -> None:
-    """Check everything that must be true between two events."""
+def check_scheduler(scheduler: Scheduler, resumed: Collection[str] = ()) -> None:
+    """Check everything that must be true between two events.
+
+    Args:
+        resumed: runs that have gone on after their end: what had succeeded may be kept while what it came from is not.
+    """
     live = scheduler._live
     held = [(token, worker) for worker, known in scheduler._workers.items() for token in known.held]
     assert sorted(held) == sorted((token, worker) for token, (worker, _, _) in live.items())
     waiting = {(id(entry[2]), entry[3]) for entry in scheduler._retries if scheduler._is_waiting(entry)}
     unsettled: Counter[str] = Counter()
     for run in scheduler.runs.values():
-        check_run(scheduler, run)
+        check_run(scheduler, run, was_resumed=run.instance_id in resumed)
         unsettled[run.plan.workflow_id] += not run.state.is_settled
         retrying = {(id(run), step) for step, state in enumerate(run.states) if state is State.RETRYING}
         assert retrying <= waiting, "a retry that nothing waits for"
@@ -97,10 +130,10 @@ def check_scheduler(scheduler: Scheduler) -> None:
         assert flow.unsettled == unsettled[workflow_id]
 
 
-def check_run(scheduler: Scheduler, run: Run) -> None:
+def check_run(scheduler: Scheduler, run: Run, *, was_resumed: bool = False) -> None:
     """Check what must be true of one run between two events."""
     for step, state in enumerate(run.states):
-        check_step(run, step, state)
+        check_step(run, step, state, was_resumed=was_resumed)
     assert not run.journal, "every move is followed"
     of_state = {state: {i for i, each in enumerate(run.states) if each is state} for state in State}
     assert run.running.keys() == of_state[State.RUNNING], "a step has a token exactly while it runs"
@@ -122,10 +155,10 @@ def check_run(scheduler: Scheduler, run: Run) -> None:
     if run.state is State.FAILED:
         assert run.failed_steps
     if run.state is State.CANCELLED:
-        assert run.cancelled
+        assert run.cancelled or any(run.states[step] is State.CANCELLED for step in run.unwanted)
 
 
-def check_step(run: Run, step: int, state: State) -> None:
+def check_step(run: Run, step: int, state: State, *, was_resumed: bool = False) -> None:
     """Check what must be true of one step between two events."""
     name = run.plan.names[step]
     before = [run.states[other] for other in run.plan.predecessors[step]]
@@ -135,7 +168,7 @@ def check_step(run: Run, step: int, state: State) -> None:
         assert any(not each.is_settled for each in before), f"{name} waits on nothing"
     elif state in (State.SKIPPED, State.CANCELLED):
         assert run.causes.get(step), f"{name} is {state} without a cause"
-    else:
+    elif not (was_resumed and state is State.SUCCEEDED):
         assert succeeded == len(before), f"{name} is {state} before its dependencies are satisfied"
     if state in (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED):
         assert run.attempts[step] >= 1
