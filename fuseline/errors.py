@@ -30,7 +30,8 @@ Each message has three parts: what happened, to whom, what to do. The parts are 
     ├── StoreError (OSError)              a store that cannot be used
     │   ├── StoreInUse
     │   └── StoreDamaged
-    └── IllegalMove (RuntimeError)        a bug in fuseline, with the step's history
+    ├── IllegalMove (RuntimeError)        a bug in fuseline, with the step's history
+    └── EndlessMoves (RuntimeError)       likewise: steps that move in circles
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = [
     "BrokerError",
     "CycleError",
     "DuplicateStepError",
+    "EndlessMoves",
     "FuselineError",
     "IllegalMove",
     "NotPicklableError",
@@ -520,3 +522,18 @@ class IllegalMove(FuselineError, RuntimeError):
     def __init__(self, whom: str, origin: str, target: str, history: str) -> None:
         self.history = history
         super().__init__(f"{whom} cannot go from {origin} to {target} ({history}). Please report this as a bug.")
+
+
+class EndlessMoves(FuselineError, RuntimeError):
+    """More moves followed from one event than there can be: steps go in circles, by a bug in fuseline.
+
+    Attributes:
+        history: the last of these moves.
+    """
+
+    def __init__(self, whom: str, moves: int, history: str) -> None:
+        self.history = history
+        super().__init__(
+            f"{whom} made more than {moves} moves because of one event, which is more than its steps can "
+            f"({history}). Please report this as a bug."
+        )

@@ -118,6 +118,8 @@ class Scheduler:
         self._numbers = itertools.count(first_number)
         self._retries: list[tuple[float, int, Run, int, int]] = []  #: (due, tie-breaker, run, step, attempt)
         self._commands: list[Command] = []
+        self._moves = 0  #: that have followed from the event at hand
+        self._most_moves = 0  #: that may follow from an event: the sum over all runs
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             WorkerRegistered: self._worker_registered,
             WorkerLeft: self._worker_left,
@@ -171,8 +173,10 @@ class Scheduler:
         Raises:
             WorkflowError, UnknownRunError, UnknownWorkerError, RunNotFinished: the event makes no sense; nothing was
                 changed.
+            IllegalMove, EndlessMoves: a bug in here. What is held may be wrong now: go on from what was recorded.
         """
         self._commands = commands = list[Command]()
+        self._moves = 0
         self._handlers[type(event)](event, now)
         return commands
 
@@ -243,7 +247,7 @@ class Scheduler:
         flow = self._flow(event.schema)
         bound = flow.plan.bind(event.inputs)
         run = Run(event.instance_id, next(self._numbers), flow.plan, bound, event.inputs, now)
-        self.runs[event.instance_id] = run
+        self._keep(run)
         flow.unsettled += 1
         for step in flow.plan.roots:
             run.make_ready(step)
@@ -254,7 +258,7 @@ class Scheduler:
             raise WorkflowError(f"run id {event.record.instance_id!r} is taken. Each run has an id of its own.")
         flow = self._flow(event.schema)
         run = restore_run(event.record, flow.plan, event.epoch)
-        self.runs[run.instance_id] = run
+        self._keep(run)
         if run.state.is_settled:
             return
         flow.unsettled += 1
@@ -298,6 +302,11 @@ class Scheduler:
         if not run.state.is_settled:
             raise RunNotFinished(run.instance_id, run.plan.schema.name, run.state)
         del self.runs[event.instance_id]
+        self._most_moves -= run.most_moves
+
+    def _keep(self, run: Run) -> None:
+        self.runs[run.instance_id] = run
+        self._most_moves += run.most_moves
 
     def _finish_if_done(self, run: Run, now: float, *, reported: bool) -> None:
         """End a run whose steps are all settled, and follow its moves.
@@ -315,6 +324,9 @@ class Scheduler:
     def _follow(self, run: Run) -> None:
         """Do what the moves of a run since the last call ask for: queue it, wake workers, tell those who watch."""
         workflow_id = run.plan.workflow_id
+        self._moves += len(run.journal)
+        if self._moves > self._most_moves:
+            raise run.endless(self._most_moves)
         for _, state, _ in run.journal:
             if state is State.READY:
                 self._flows[workflow_id].ready.add(run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fuseline.errors import IllegalMove
+from fuseline.errors import EndlessMoves, IllegalMove
 from fuseline.messages import Payload
 from fuseline.scheduler.plan import BoundPlan, Plan
 from fuseline.states import NEXT_RUN_STATES, NEXT_STEP_STATES, State
@@ -38,6 +38,7 @@ class Run:
         "instance_id",
         "journal",
         "missing",
+        "most_moves",
         "number",
         "open_steps",
         "plan",
@@ -76,6 +77,9 @@ class Run:
         self.queued = False  #: whether the ready queue holds it
         #: Moves that the core has not read yet: (step, or None for the run; state; cause).
         self.journal: list[tuple[int | None, State, str]] = []
+        #: In one event a step moves twice at most (it is put back or its wait ends, then it is started or cancelled),
+        #: because it can only start once and none that starts ends; the run itself starts and ends.
+        self.most_moves = 2 * count + 2
         self.running: dict[int, int] = {}  #: {step: token}
         self.workers: dict[int, str] = {}  #: {running step: who has its assignment}
         self.due: dict[int, float] = {}  #: {retrying step: when its next attempt may start}
@@ -121,6 +125,8 @@ class Run:
             raise IllegalMove(whom, origin, target, history)
         self.states[step] = target
         self.journal.append((step, target, cause or self.causes.get(step, "")))
+        if len(self.journal) > self.most_moves:
+            raise self.endless(self.most_moves)
         if target.is_settled:
             self.open_steps -= 1
 
@@ -134,6 +140,11 @@ class Run:
             raise IllegalMove(f"run {self.instance_id}", self.state, target, f"{self.open_steps} steps are open")
         self.state = target
         self.journal.append((None, target, ""))
+
+    def endless(self, moves: int) -> EndlessMoves:
+        """Return the error that says that there were more than so many moves at once, with the last ones."""
+        last = [f"{self.state}" if step is None else f"{self.plan.names[step]} {to}" for step, to, _ in self.journal]
+        return EndlessMoves(f"run {self.instance_id}", moves, "the last: " + ", ".join(last[-10:]))
 
     def release(self, step: int) -> None:
         """End an attempt; what follows from it is told next."""

@@ -14,6 +14,7 @@ from fuseline.errors import (
     BrokerError,
     CycleError,
     DuplicateStepError,
+    EndlessMoves,
     FuselineError,
     IllegalMove,
     NotPicklableError,
@@ -87,6 +88,7 @@ EXAMPLES: list[tuple[FuselineError, type[Exception], list[str]]] = [
     (StoreError("cannot be used"), OSError, ["cannot be used"]),
     (StoreInUse("/a/runs.db", 17), OSError, ["/a/runs.db", "process 17"]),
     (StoreDamaged("/a/runs.db", "cut"), OSError, ["/a/runs.db", "damaged: cut"]),
+    (EndlessMoves("run r", 8, "a READY, a RUNNING"), RuntimeError, ["run r", "8 moves", "a RUNNING", "bug"]),
     (IllegalMove("step 'a'", "FAILED", "READY", "attempts 3"), RuntimeError, ["FAILED", "READY", "attempts 3", "bug"]),
 ]
 ALL = {
@@ -95,7 +97,20 @@ ALL = {
     if issubclass(cls, Exception) and cls.__module__ == errors.__name__
 }
 #: Parameters of an ``__init__`` that are parts of the message, and no fields.
-NO_FIELDS = {"self", "message", "advice", "how", "reason", "names", "name", "state", "whom", "origin", "target"}
+NO_FIELDS = {
+    "self",
+    "message",
+    "advice",
+    "how",
+    "reason",
+    "names",
+    "name",
+    "state",
+    "whom",
+    "origin",
+    "target",
+    "moves",
+}
 
 each = pytest.mark.parametrize("error", [error for error, _, _ in EXAMPLES], ids=lambda error: type(error).__name__)
 
