@@ -14,6 +14,7 @@ from fuseline.scheduler.archive import record_run
 from fuseline.states import State
 
 from .helpers import Bench, dag, report_of
+from .invariants import check_scheduler
 
 #: Added to the scheduler's seconds; a power of two, so that nothing is rounded.
 EPOCH = float(1 << 30)
@@ -32,6 +33,7 @@ def restore(bench: Bench, schema=SCHEMA) -> Bench:
     other.scheduler = Scheduler(first_token=1000, first_number=100)
     other.now = bench.now
     other.handle(RunRestored(schema, recorded(bench), EPOCH))
+    check_scheduler(other.scheduler)
     return other
 
 
@@ -136,3 +138,22 @@ def test_a_run_is_restored_once():
     other = restore(bench)
     with pytest.raises(WorkflowError, match="is taken"):
         other.handle(RunRestored(SCHEMA, recorded(bench), EPOCH))
+
+
+def test_what_is_known_of_steps_that_have_ended_is_kept():
+    schema = dag("a>b c d", on_failure="continue", outputs="b d")
+    bench = Bench(schema)
+    bench.dispatch()
+    a, c, d = bench.take(3)
+    bench.fail(a, ValueError("no"))
+    bench.skip(c)
+    bench.succeed(d, "d")
+    first, then = recorded(bench), recorded(restore(bench, schema))
+    assert first.steps == then.steps
+    assert {name: step.cause for name, step in then.steps.items()} == {
+        "a": "", "b": "step 'a' failed", "c": "a policy chose to skip it", "d": ""
+    }  # fmt: skip
+    assert {name for name, step in then.steps.items() if step.error is not None} == {"a"}
+    assert then.steps["d"].result is not None
+    assert then.state is State.FAILED
+    assert (first.finished, first.failed, first.started_by) == (then.finished, then.failed, then.started_by)
