@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from inspect import Parameter
 from typing import Any
@@ -24,6 +25,7 @@ from fuseline.encoding import decode, encode_checked, encode_error
 from fuseline.errors import StepCrashed, StepTimedOut
 from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload
 from fuseline.policies.base import StepPolicy, overrides
+from fuseline.policies.memory_guard import MemoryGuard
 from fuseline.spool import Spool
 from fuseline.step import Step, signature_of
 from fuseline.values import Value
@@ -99,12 +101,18 @@ class StepHost:
         workflow_id: str,
         payload: Payload,
         token: int,
+        memory_limit: int | None = None,
     ) -> AttemptReport:
-        """Run an attempt to its end and report on it. Blocks; contains all that it raises, but for ``StopNow``."""
+        """Run an attempt to its end and report on it. Blocks; contains all that it raises, but for ``StopNow``.
+
+        Args:
+            memory_limit: bytes; allocations far beyond it are refused to the whole process. None for no limit.
+        """
         started = time.monotonic()
         try:
-            shared = build_shared_dict(payload)
-            _, value = self.run(step, policies, shared, workflow_id=workflow_id)
+            with nullcontext() if memory_limit is None else MemoryGuard(memory_limit, step.name, payload):
+                shared = build_shared_dict(payload)
+                _, value = self.run(step, policies, shared, workflow_id=workflow_id)
         except StopNow:
             raise
         except BaseException as raised:

@@ -17,6 +17,7 @@ Each message has three parts: what happened, to whom, what to do. The parts are 
     ├── NotPicklableError (TypeError)     a step, input, result or error that cannot travel
     ├── StepError                         one attempt of one step went wrong
     │   ├── StepTimedOut (TimeoutError)
+    │   ├── StepOutOfMemory (MemoryError)
     │   ├── StepCrashed (RuntimeError)
     │   ├── StepLost (RuntimeError)
     │   └── RemoteStepError (RuntimeError)
@@ -58,6 +59,7 @@ __all__ = [
     "StepCrashed",
     "StepError",
     "StepLost",
+    "StepOutOfMemory",
     "StepTimedOut",
     "StoreDamaged",
     "StoreError",
@@ -76,7 +78,8 @@ __all__ = [
 
 def rebuild(cls: type[FuselineError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> FuselineError:
     """Return an error as it was, without a call of its ``__init__``."""
-    error = cls.__new__(cls)
+    # Of several built-in bases, the first in the order of look-up need not be the one that can make it.
+    error = OSError.__new__(cls) if issubclass(cls, OSError) else Exception.__new__(cls)
     error.args = args
     error.__dict__.update(fields)
     return error
@@ -278,6 +281,42 @@ class StepTimedOut(StepError, TimeoutError):
             instance_id=instance_id,
             attempt=attempt,
         )
+
+
+class StepOutOfMemory(StepError, MemoryError):
+    """An attempt needed more memory than its ``MemoryLimitPolicy`` allows.
+
+    Attributes:
+        limit: of all its processes together, in bytes.
+        used: bytes that were resident then. Less than the limit if a large allocation was refused.
+    """
+
+    def __init__(
+        self, *, step_name: str, limit: int, used: int, instance_id: str | None = None, attempt: int | None = None
+    ) -> None:
+        self.limit = limit
+        self.used = used
+        if used > limit:
+            what = f"used {_readable(used)} of memory, more than its limit of {_readable(limit)}, and was ended"
+        else:
+            what = f"asked for far more memory than its limit of {_readable(limit)}, when it used {_readable(used)}"
+        super().__init__(
+            f"{self._whom(step_name, instance_id, attempt)} {what}. Raise its MemoryLimitPolicy, or let the step work "
+            "on smaller parts.",
+            step_name=step_name,
+            instance_id=instance_id,
+            attempt=attempt,
+        )
+
+
+def _readable(size_bytes: int) -> str:
+    """Return ``"1.5 GiB"``."""
+    size, unit = float(size_bytes), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size_bytes} bytes" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
 class StepCrashed(StepError, RuntimeError):

@@ -124,6 +124,7 @@ class StepAssignment(msgspec.Struct, frozen=True, kw_only=True, array_like=True,
     attempt: int = 1  #: 1 for the first try
     timeout: float | None = None  #: seconds from the start of the attempt in its slot; None means no limit
     failure_stops_run: bool = True  #: whether nothing else of its run may start once it has failed
+    memory_limit: int | None = None  #: resident bytes of all its processes; None means no limit
 
 
 class KillNotice(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -47,6 +47,9 @@ class Executor(ABC):
     kills: ClassVar[bool] = False
     #: Whether a crash is the end of one attempt only; else it ends the program.
     isolates_crashes: ClassVar[bool] = False
+    #: Whether an attempt that needs more memory than its ``StepAssignment.memory_limit`` is ended with all that it has
+    #: started and reported as LOST with a ``StepOutOfMemory``; else a workflow with a ``MemoryLimitPolicy`` is refused.
+    limits_memory: ClassVar[bool] = False
     #: Whether steps run in other processes, so that they must be picklable.
     pickles: ClassVar[bool] = False
     #: Whether ``poll`` itself runs steps, in the thread that calls it.

@@ -77,6 +77,7 @@ class LokyExecutor(Executor):
     name = "loky"
     kills = True
     isolates_crashes = True
+    limits_memory = True
     pickles = True
 
     def __init__(

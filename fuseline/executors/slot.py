@@ -5,6 +5,7 @@ Who says that an attempt is over::
     BOOTING ──Ready────▶ serving ──send──▶ busy ──report───▶ serving     the child says so
                                             │──its process ends──▶ ending ──gone──▶ LOST
                                             │──deadline──────────▶ ending ──gone──▶ TIMED_OUT
+                                            │──too much memory───▶ ending ──gone──▶ LOST
                                             └──end(KILLED)───────▶ ending ──gone──▶ KILLED
 
 The report of an attempt whose child ended appears only when nothing is left of the child's process group, so a next
@@ -37,6 +38,7 @@ from fuseline.executors.verdict import asks_for_a_new_child, explained, killed, 
 from fuseline.logs import Logged, LogLevels, hand_on
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes.child import Child
+from fuseline.processes.memory import MemoryWatch
 from fuseline.worker.messages import (
     FROM_CHILD,
     ChildSettings,
@@ -87,6 +89,7 @@ class Desk:
     begun: list[int] = field(default_factory=list)  #: tokens of those that have become the first of a queue
     waiting: deque[StepAssignment] = field(default_factory=deque)  #: in no child; those taken back come first
     blamed: set[tuple[str, str]] = field(default_factory=set)  #: (workflow_id, step) of who spoils children
+    memory_watches: set[MemoryWatch] = field(default_factory=set)  #: of attempts that have a limit
     failed_starts: int = 0  #: children in a row that ended before they were ready
 
 
@@ -117,6 +120,8 @@ class Slot:
         self._begin_by = 0.0  #: when the first of the queue must have begun
         self._due: float | None = None  #: when to look at the deadline of the first, or at the end of the child
         self._patient_until: float | None = None  #: then those behind the first are taken back; None if they were
+        self._memory: MemoryWatch | None = None  #: of the first of the queue, if it has a limit
+        self._memory_used: int | None = None  #: what the child is being ended for, if it is that
         #: whether its child died at work, or retired, so that a new one is likely to be needed
         self.wants_child = False
 
@@ -157,7 +162,9 @@ class Slot:
     def deadline(self) -> float | None:
         """Return when ``look`` must be called even if nothing comes in, in monotonic seconds."""
         behind = self._patient_until if len(self.queue) > 1 else None
-        return min((when for when in (self._due, behind, self._listens_again) if when is not None), default=None)
+        memory = None if self._memory is None else self._memory.due
+        times = (self._due, behind, memory, self._listens_again)
+        return min((when for when in times if when is not None), default=None)
 
     # -- assignments --------------------------------------------------------------------------------------------------
 
@@ -234,6 +241,8 @@ class Slot:
         self._begin_by = now + _BEGINNING_ALLOWANCE
         self._due = None if first is None else min(now + (first.timeout or math.inf), self._begin_by)
         self._patient_until = now + _PATIENCE
+        if self._memory is not None or (first is not None and first.memory_limit is not None):
+            self._watch_memory(first, now)
 
     def take_back(self, count: int | None = None) -> None:
         """Put up to ``count`` assignments, oldest first, that the child has not begun back to the waiting ones.
@@ -368,6 +377,8 @@ class Slot:
                 self.take_back()
         if self._due is not None and now >= self._due:
             self._time_is_up(now)
+        if self._memory is not None and now >= self._memory.due:
+            self._check_memory(self._memory, now)
 
     def _time_is_up(self, now: float) -> None:
         child = self.child
@@ -445,6 +456,32 @@ class Slot:
         if not self.queue and self._close_by is None:
             self._close()
 
+    # -- memory -------------------------------------------------------------------------------------------------------
+
+    def _watch_memory(self, first: StepAssignment | None, now: float) -> None:
+        """Watch what an assignment uses, if it has a limit, and nothing else any more."""
+        if self._memory is not None:
+            self._memory.end()
+            self._memory = None
+        if first is not None and first.memory_limit is not None and self.child is not None:
+            self._memory = MemoryWatch(self.child.pid, first.memory_limit, self._desk.memory_watches, now)
+
+    def _check_memory(self, memory: MemoryWatch, now: float) -> None:
+        """End the child if what it has begun uses too much."""
+        assert self.child is not None
+        first = self.queue[0]
+        if self.child.stamp.read().token != first.token:
+            memory.wait(now)
+            return
+        used = memory.look()
+        if used <= memory.limit or self._verdict is not None:
+            return
+        self.take_back()
+        self._read()  # if it has ended by now, it has ended
+        if self.queue and self.queue[0] is first and self._verdict is None:
+            self._memory_used = used
+            self._end(Outcome.LOST, grace=0.0)  # in that time it could take what all others need
+
     # -- the end of a child -------------------------------------------------------------------------------------------
 
     def kill(self, token: int) -> None:
@@ -474,14 +511,14 @@ class Slot:
         self.child.channel.put(Close())
         self._watch()
 
-    def _end(self, verdict: Outcome) -> None:
+    def _end(self, verdict: Outcome, grace: float | None = None) -> None:
         if self._verdict is not None:
             return
         assert self.child is not None
         self.take_back()
         self._verdict = verdict
         self._due = now = time.monotonic()
-        self.child.end(now, self._desk.grace)
+        self.child.end(now, self._desk.grace if grace is None else grace)
 
     def _advance(self) -> None:
         """Bring the end of the child forward, and settle its assignment once nothing is left of it."""
@@ -511,13 +548,15 @@ class Slot:
         """Judge what the dead child had begun, and put back what it had not."""
         verdict, self._verdict = self._verdict, None
         output, self._last_words = self._last_words, ""
+        used, self._memory_used = self._memory_used, None
+        self._watch_memory(None, 0.0)
         left, self.queue = list(self.queue), deque()
         self._unsent.clear()
         self._due = None
         started = picked_up if token != self._last_token else None
         if left and (started is not None or verdict is Outcome.KILLED):
             first = left.pop(0)
-            error = what_ended(first, verdict, child.pid, child.returncode)
+            error = what_ended(first, verdict, child.pid, child.returncode, used)
             self._report_end(first, verdict or Outcome.LOST, error, started, child.pid, output)
             self.wants_child = self._close_by is None
         while token in [assignment.token for assignment in left]:

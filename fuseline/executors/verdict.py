@@ -10,7 +10,7 @@ from textwrap import indent
 import loky
 from msgspec.structs import replace
 
-from fuseline.errors import StepCrashed, StepError, StepLost, StepTimedOut
+from fuseline.errors import StepCrashed, StepError, StepLost, StepOutOfMemory, StepTimedOut
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
 from fuseline.text import printable, tail
 
@@ -69,14 +69,24 @@ def killed(assignment: StepAssignment) -> StepLost:
     )
 
 
-def what_ended(assignment: StepAssignment, verdict: Outcome | None, pid: int, returncode: int | None) -> StepError:
+def what_ended(
+    assignment: StepAssignment,
+    verdict: Outcome | None,
+    pid: int,
+    returncode: int | None,
+    memory_used: int | None = None,
+) -> StepError:
     """Return the error of an attempt whose child has ended.
 
     Args:
         verdict: why we have ended the child; None if it ended by itself.
         pid, returncode: of the child, as of ``waitpid``.
+        memory_used: bytes, if we have ended it for that.
     """
     whom = {"step_name": assignment.step_name, "instance_id": assignment.instance_id, "attempt": assignment.attempt}
+    if memory_used is not None:
+        assert assignment.memory_limit is not None
+        return StepOutOfMemory(limit=assignment.memory_limit, used=memory_used, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.TIMED_OUT:
         assert assignment.timeout is not None
         return StepTimedOut(timeout=assignment.timeout, killed=True, **whom)  # type: ignore[arg-type]

@@ -6,12 +6,14 @@
 
 from fuseline.messages import FailureAction, FailureDecision
 from fuseline.policies.base import Policy, StepPolicy, WorkflowPolicy
+from fuseline.policies.memory import MemoryLimitPolicy
 from fuseline.policies.retry import RetryPolicy
 from fuseline.policies.timeout import StepTimeoutPolicy
 
 __all__ = [
     "FailureAction",
     "FailureDecision",
+    "MemoryLimitPolicy",
     "Policy",
     "RetryPolicy",
     "StepPolicy",

@@ -94,7 +94,8 @@ class StepPolicy(Policy):
         Called where the attempt ran; by the engine, if its process is gone. If no policy decides, the step has failed.
 
         Args:
-            exc: what was raised; ``StepTimedOut`` or ``StepCrashed`` if the attempt was ended from outside.
+            exc: what was raised; ``StepTimedOut``, ``StepOutOfMemory`` or ``StepCrashed`` if the attempt was ended from
+                outside.
             attempt: the number of the attempt, from 1 (but see ``counts_own_failures``).
         """
         return None
@@ -178,6 +179,7 @@ def check_hooks(policy: Policy) -> None:
 # -- in schemas -------------------------------------------------------------------------------------------------------
 
 _BUILT_IN = {
+    "MemoryLimitPolicy": "fuseline.policies.memory:MemoryLimitPolicy",
     "RetryPolicy": "fuseline.policies.retry:RetryPolicy",
     "StepTimeoutPolicy": "fuseline.policies.timeout:StepTimeoutPolicy",
 }

@@ -374,6 +374,7 @@ class Scheduler:
             attempt=run.attempts[step],
             timeout=plan.timeouts[step],
             failure_stops_run=plan.stops_on_failure,
+            memory_limit=plan.memory_limits[step],
         )
         self._commands.append(Assign(worker_id, assignment))
         self._follow(run)

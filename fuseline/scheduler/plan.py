@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fuseline.binding import bind_workflow
 from fuseline.errors import CycleError, DuplicateStepError, WorkflowError
 from fuseline.graph import order_before
-from fuseline.policies import RetryPolicy, StepTimeoutPolicy
+from fuseline.policies import MemoryLimitPolicy, RetryPolicy, StepTimeoutPolicy
 from fuseline.policies.base import built_in_policy
 from fuseline.schema import ON_FAILURE, PolicyConfig, WorkflowSchema
 
@@ -63,6 +63,7 @@ class Plan:
         self.roots = tuple(i for i in reversed(range(len(self.names))) if not self.missing[i])
         self.outputs = tuple(self.index[name] for name in schema.outputs)
         self.timeouts = tuple(_timeout(step.policies) for step in schema.steps)
+        self.memory_limits = tuple(_memory_limit(step.policies) for step in schema.steps)
         #: By step: its retry policies, each with its place among all policies of the step.
         self.retries = tuple(_retries(step.policies) for step in schema.steps)
         self._bound: dict[frozenset[str], BoundPlan] = {}
@@ -130,6 +131,11 @@ class Plan:
 def _timeout(policies: tuple[PolicyConfig, ...]) -> float | None:
     limits = (built_in_policy(policy, StepTimeoutPolicy) for policy in policies)
     return min((limit.seconds for limit in limits if limit is not None), default=None)
+
+
+def _memory_limit(policies: tuple[PolicyConfig, ...]) -> int | None:
+    limits = (built_in_policy(policy, MemoryLimitPolicy) for policy in policies)
+    return min((limit.bytes for limit in limits if limit is not None), default=None)
 
 
 def _retries(policies: tuple[PolicyConfig, ...]) -> tuple[tuple[int, RetryPolicy], ...]:

@@ -30,6 +30,7 @@ from fuseline.processes.output import OutputMarks
 from fuseline.processes.safe_path import leave_safe_path
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
+from fuseline.processes.victim import be_the_first_victim
 from fuseline.worker.housekeeper import Housekeeper
 from fuseline.worker.messages import (
     TO_CHILD,
@@ -83,6 +84,7 @@ def _detach(program: int) -> None:
 
         PR_SET_PDEATHSIG = 1  # noqa: N806 - its name in prctl(2)
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    be_the_first_victim()
     if os.getppid() != program:  # it was gone before we could ask to be told
         os._exit(1)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -183,7 +185,14 @@ class _Server:
         if self._seeds is not None:
             self._seeds.plant(seed_of(assignment.payload, step.name))
         self._stamp.start(token)
-        return self._host.carry_out(step, policies, workflow_id=workflow_id, payload=assignment.payload, token=token)
+        return self._host.carry_out(
+            step,
+            policies,
+            workflow_id=workflow_id,
+            payload=assignment.payload,
+            token=token,
+            memory_limit=assignment.memory_limit,
+        )
 
     def _tidy_up(self) -> None:
         """Make the process fit for the next attempt, or say that it is not."""

@@ -153,6 +153,8 @@ IMPOSSIBLE = [
     {"type": "StepTimeoutPolicy", "config": {"seconds": "x"}},
     {"type": "StepTimeoutPolicy", "config": {"seconds": math.nan}},
     {"type": "StepTimeoutPolicy", "config": {"seconds": -4}},
+    {"type": "MemoryLimitPolicy", "config": {"bytes": 0}},
+    {"type": "MemoryLimitPolicy", "config": {"bytes": 2**70}},
     {"type": "mine:P", "config": {}, "base": 3},
     {"type": "mine:P", "config": {}, "base": {"type": "RetryPolicy"}},
 ]
