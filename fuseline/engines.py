@@ -246,6 +246,8 @@ class ProcessEngine:
         """Return how many seconds may pass before something is to be done unasked; None for any number."""
         now = time.monotonic()
         waits = [when - now for lane in self._lanes if (when := lane.deadline()) is not None]
+        if (deadline := self._broker.next_deadline()) is not None:
+            waits.append(deadline)
         # Where nothing new may start, a retry that is due has to wait anyway.
         asking = [] if drains else [lane for lane in self._lanes if lane.executor.free_slots()]
         waits += [due for lane in asking if (due := self._broker.next_due(lane.worker_id)) is not None]

@@ -23,6 +23,7 @@ Each message has three parts: what happened, to whom, what to do. The parts are 
     │   └── RemoteStepError (RuntimeError)
     ├── RunError                          about a run as a whole
     │   ├── RunFailed (RuntimeError)
+    │   │   └── RunTimedOut (also a TimeoutError)
     │   ├── RunCancelled (RuntimeError)
     │   ├── RunNotFinished (RuntimeError)
     │   └── UnknownRunError (KeyError)
@@ -56,6 +57,7 @@ __all__ = [
     "RunError",
     "RunFailed",
     "RunNotFinished",
+    "RunTimedOut",
     "StepCrashed",
     "StepError",
     "StepLost",
@@ -470,6 +472,26 @@ class RunFailed(RunError, RuntimeError):
         plural = "s" if len(self.step_names) > 1 else ""
         super().__init__(
             f"run {instance_id} of workflow {workflow!r} failed in step{plural} {failed}: {reason}",
+            instance_id,
+        )
+
+
+class RunTimedOut(RunFailed, TimeoutError):
+    """A run took longer than its ``WorkflowTimeoutPolicy`` allows. Its cause is that of a failed step, if there is one.
+
+    Attributes:
+        timeout: the limit, in seconds.
+        step_names: the steps that had failed by then, the first one first; mostly none.
+    """
+
+    def __init__(self, instance_id: str, workflow: str, timeout: float, step_names: Sequence[str] = ()) -> None:
+        self.workflow = workflow
+        self.timeout = timeout
+        self.step_names = tuple(step_names)
+        RunError.__init__(
+            self,
+            f"run {instance_id} of workflow {workflow!r} took longer than its timeout of {timeout:g} s, and was ended. "
+            "Raise its WorkflowTimeoutPolicy; with a store, resume() lets it go on from what is done.",
             instance_id,
         )
 

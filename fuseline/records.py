@@ -51,6 +51,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     created: float
     started: float | None = None
     finished: float | None = None
+    #: seconds of the limit that it has used up, until its last event; None if it has no limit, or not begun
+    spent: float | None = None
+    timed_out: float | None = None  #: the limit, in seconds, if it was ended for that
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -198,6 +198,13 @@ class Broker(ABC):
     def next_due(self, worker_id: str) -> float | None:
         """Return in how many seconds a retry may be ready for this worker; None if nobody knows of one."""
 
+    def next_deadline(self) -> float | None:
+        """Return in how many seconds ``keep_alive`` must be called, because a run has had its time then; None if never.
+
+        A broker that ends runs by itself, the default, needs no call.
+        """
+        return None
+
     @abstractmethod
     def news(self, worker_id: str) -> Waitable:
         """Return what becomes readable when it is worth calling ``keep_alive`` and ``get_steps`` again."""

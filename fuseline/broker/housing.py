@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ from fuseline.scheduler import (
     WorkerRegistered,
 )
 from fuseline.scheduler.archive import revive_record
-from fuseline.scheduler.plan import Plan
+from fuseline.scheduler.plan import Plan, timeout_cause
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
 from fuseline.spool import read_spools
@@ -110,7 +110,7 @@ class Housing:
         self.missing.tidy_up_all()
 
     def next_due(self) -> float | None:
-        """Return when a retry is due, in monotonic seconds, or None."""
+        """Return when a retry is due or a run has had its time, in monotonic seconds, or None."""
         return self._core.next_due()
 
     def on_time(self, now: float) -> None:
@@ -272,7 +272,7 @@ class Housing:
 
         Raises:
             WorkflowChangedError: it is, and may not be.
-            WorkflowError: the inputs of the run do not fit it any more.
+            WorkflowError: the inputs of the run do not fit it any more, or it has had its time and a step still runs.
         """
         store = self.ask.stored("cannot resume runs")
         self.commit()
@@ -283,6 +283,10 @@ class Housing:
         schema = schema or known
         if (schema.workflow_id, schema.fingerprint) != (known.workflow_id, known.fingerprint) and not changed:
             raise WorkflowChangedError(schema.workflow_id)
+        if self._core.lingers(instance_id):
+            raise WorkflowError(
+                f"run {instance_id} has had its time, but a step of it still runs. Try again when that has ended."
+            )
         if record.state in (State.FAILED, State.CANCELLED):
             revived = revive_record(record, Plan(schema))
             self._restore(schema, revived, "resumed", ended=record)
@@ -342,7 +346,8 @@ class Housing:
         run = self._core.runs[record.instance_id]
         if ended is not None and ended.finished is not None:
             at = ended.finished - self._epoch
-            self._changes.moves.append(Moment(run, None, ended.state, None, "", at, None, None))
+            cause = timeout_cause(ended.timed_out)
+            self._changes.moves.append(Moment(run, None, ended.state, None, cause, at, None, None))
         now = time.monotonic()
         self._changes.revived.append(run)
         self._changes.runs[run] = None
@@ -387,7 +392,7 @@ class Housing:
             self.stirred.add(worker_id)
         return sorted(has - expected)
 
-    def take_back(self, worker_id: str, held: Iterable[int]) -> set[int]:
+    def take_back(self, worker_id: str, held: Collection[int]) -> set[int]:
         """Make the steps ready again whose assignments have never reached their worker.
 
         Args:
@@ -397,6 +402,7 @@ class Housing:
             The tokens of all the worker was given.
         """
         given = set(self._core.held_by(worker_id))
+        self._core.let_linger(worker_id, held)
         for token in given.difference(held):
             run, step = self._core.assigned(token)
             report = StepReport(

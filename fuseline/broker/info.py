@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fuseline.encoding import decode, decode_error
-from fuseline.errors import RemoteStepError, RunCancelled, RunFailed, RunNotFinished, StepError
+from fuseline.errors import RemoteStepError, RunCancelled, RunFailed, RunNotFinished, RunTimedOut, StepError
 from fuseline.messages import RunInfo, StepInfo
 from fuseline.records import RunRecord
 from fuseline.states import State
@@ -44,7 +44,7 @@ def run_result(record: RunRecord) -> Any:
     """Return the result of a run that has succeeded: of its output, or a list if there are several.
 
     Raises:
-        RunFailed, RunCancelled, RunNotFinished: it has none.
+        RunFailed, RunTimedOut, RunCancelled, RunNotFinished: it has none.
     """
     if record.state is State.SUCCEEDED:
         values = [record.steps[name].result for name in record.outputs]
@@ -54,6 +54,9 @@ def run_result(record: RunRecord) -> Any:
         raise RunCancelled(record.instance_id, record.workflow)
     if record.state is not State.FAILED:
         raise RunNotFinished(record.instance_id, record.workflow, record.state)
+    if record.timed_out is not None:
+        first = _step_error(record, record.failed[0]) if record.failed else None
+        raise RunTimedOut(record.instance_id, record.workflow, record.timed_out, record.failed) from first
     cause = _step_error(record, record.failed[0])
     info = record.steps[record.failed[0]].error
     if info is None:

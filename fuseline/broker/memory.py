@@ -43,6 +43,7 @@ from fuseline.scheduler import (
     Scheduler,
     StepsReady,
     StepsRequested,
+    TimePassed,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -147,6 +148,7 @@ class MemoryBroker(Broker):
             payload = None  # of a later attempt
         encoded = encode_report(report, payload)
         with self._changed:
+            self._pass_time()
             commands = self._handle(Reported(worker_id, encoded), caller=worker_id)
             answer = next(command.answer for command in commands if isinstance(command, Answer))
             if answer.step_state is not None:
@@ -164,6 +166,7 @@ class MemoryBroker(Broker):
 
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
         mailbox = self._mailbox(worker_id)
+        self._pass_time()
         if not mailbox.notices:
             return ()
         with self._changed:
@@ -177,6 +180,11 @@ class MemoryBroker(Broker):
     def next_due(self, worker_id: str) -> float | None:
         with self._changed:
             due = self._scheduler.next_due()
+            return None if due is None else max(0.0, due - self._clock())
+
+    def next_deadline(self) -> float | None:
+        with self._changed:
+            due = self._scheduler.next_deadline()
             return None if due is None else max(0.0, due - self._clock())
 
     def news(self, worker_id: str) -> Wakeup:
@@ -196,11 +204,13 @@ class MemoryBroker(Broker):
 
     def get_run(self, instance_id: str) -> RunInfo:
         with self._changed:
+            self._pass_time()
             record = record_run(self._scheduler.run(instance_id), self._epoch)
         return run_info(record)
 
     def list_runs(self, *, workflow_id: str | None = None, state: State | None = None) -> list[RunInfo]:
         with self._changed:
+            self._pass_time()
             records = [
                 record_run(run, self._epoch)
                 for run in self._scheduler.runs.values()
@@ -213,8 +223,10 @@ class MemoryBroker(Broker):
         deadline = math.inf if timeout is None else self._clock() + timeout
         with self._changed:
             run = self._scheduler.run(instance_id)
+            self._pass_time()
             while not run.state.is_settled and (left := deadline - self._clock()) > 0:
                 self._wait(left)
+                self._pass_time()
             record = record_run(run, self._epoch)
         return run_result(record)
 
@@ -248,8 +260,16 @@ class MemoryBroker(Broker):
             self._outputs.forget(instance_id)
 
     def _wait(self, seconds: float) -> None:
-        """Wait for a change, for so many seconds at most; the lock is held."""
-        self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
+        """Wait for a change, or until a run has had its time, for so many seconds at most; the lock is held."""
+        until = self.next_deadline()
+        self._changed.wait(min(seconds, math.inf if until is None else until, threading.TIMEOUT_MAX))
+
+    def _pass_time(self) -> None:
+        """End the runs that have had their time. Nobody else does: there is no thread that waits for that."""
+        with self._changed:
+            due = self._scheduler.next_deadline()
+            if due is not None and due <= self._clock():
+                self._handle(TimePassed())
 
     # -- the core and its commands ------------------------------------------------------------------------------------
 
@@ -332,9 +352,13 @@ class _MemoryStream(EventStream):
                 self.close()
 
     def next_event(self, timeout: float | None = None) -> RunEvent | None:
-        with self._broker._changed:
-            limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
-            self._broker._changed.wait_for(lambda: self._events or self._ended, limit)
+        broker = self._broker
+        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        with broker._changed:
+            broker._pass_time()
+            while not (self._events or self._ended) and (left := give_up - time.monotonic()) > 0:
+                broker._wait(left)
+                broker._pass_time()
             return self._events.popleft() if self._events else None
 
     def close(self) -> None:

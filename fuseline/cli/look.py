@@ -22,6 +22,7 @@ from fuseline.cli.times import ago, clock, duration
 from fuseline.cli.traces import error_lines, failure_of, reason_of, summary, without_whom
 from fuseline.encoding import decode
 from fuseline.records import Move, RunRecord, StepRecord
+from fuseline.scheduler.plan import timeout_cause
 from fuseline.states import State
 
 __all__ = ["list_runs", "show_run", "tell_story"]
@@ -253,6 +254,8 @@ def _facts(
     if record.workflow_id != record.workflow:
         facts.append(("id", printable(record.workflow_id)))
     facts.append(("created", f"{clock(record.created)} ({ago(record.created, now)})"))
+    if record.timed_out is not None:
+        facts.append(("reason", timeout_cause(record.timed_out)))
     if took := _run_took(record, now, served):
         facts.append(("took", took))
     label = "inputs"
@@ -302,7 +305,7 @@ def _run_as_data(record: RunRecord) -> dict[str, Any]:
         "created": record.created,
         "started": record.started,
         "finished": record.finished,
-        "error": failure_of(record) if record.failed else None,
+        "error": failure_of(record) if record.failed or record.timed_out is not None else None,
     }
 
 

@@ -17,7 +17,7 @@ from fuseline.cli.app import complain
 from fuseline.cli.streams import fresh
 from fuseline.cli.text import LONG, as_json, as_line, beginning, plural, printable, short_repr
 from fuseline.cli.times import duration
-from fuseline.cli.traces import error_lines, failure_of
+from fuseline.cli.traces import error_lines, failure_of, reason_of
 from fuseline.records import RunRecord
 from fuseline.states import State
 
@@ -186,7 +186,9 @@ class Outcomes:
 def _show_failure(record: RunRecord, place: str) -> None:
     where = f", {printable(place)}," if place else ""
     click.echo(f"run {record.instance_id} of workflow {record.workflow!r}{where} failed:", err=True)
-    for line in error_lines(record, record.failed[0]):
+    if record.timed_out is not None:
+        click.echo(f"  {reason_of(record)}", err=True)
+    for line in error_lines(record, record.failed[0]) if record.failed else ():
         click.echo(f"  {line}", err=True)
 
 

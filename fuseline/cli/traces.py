@@ -9,7 +9,9 @@ from typing import Any
 
 import fuseline
 from fuseline.cli.text import printable, shorten
+from fuseline.errors import RunTimedOut
 from fuseline.records import RunRecord
+from fuseline.scheduler.plan import timeout_cause
 from fuseline.values import ErrorInfo
 
 __all__ = ["error_lines", "failure_of", "reason_of", "summary", "without_whom"]
@@ -51,6 +53,8 @@ def without_whom(text: str) -> str:
 
 def reason_of(record: RunRecord) -> str:
     """Return why a run failed, on one line; empty if it did not."""
+    if record.timed_out is not None:
+        return timeout_cause(record.timed_out)
     if not record.failed:
         return ""
     step = record.steps[record.failed[0]]
@@ -58,7 +62,10 @@ def reason_of(record: RunRecord) -> str:
 
 
 def failure_of(record: RunRecord) -> dict[str, Any]:
-    """Return why a run failed, for a program."""
+    """Return why a run failed, for a program; no step is to blame if it has had its time."""
+    if record.timed_out is not None:
+        kind = f"{RunTimedOut.__module__}.{RunTimedOut.__qualname__}"
+        return {"step": None, "attempts": None, "type": kind, "message": timeout_cause(record.timed_out)}
     step = record.steps[record.failed[0]]
     error = step.error
     return {

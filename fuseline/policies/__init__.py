@@ -9,6 +9,7 @@ from fuseline.policies.base import Policy, StepPolicy, WorkflowPolicy
 from fuseline.policies.memory import MemoryLimitPolicy
 from fuseline.policies.retry import RetryPolicy
 from fuseline.policies.timeout import StepTimeoutPolicy
+from fuseline.policies.workflow_timeout import WorkflowTimeoutPolicy
 
 __all__ = [
     "FailureAction",
@@ -19,4 +20,5 @@ __all__ = [
     "StepPolicy",
     "StepTimeoutPolicy",
     "WorkflowPolicy",
+    "WorkflowTimeoutPolicy",
 ]

@@ -182,6 +182,7 @@ _BUILT_IN = {
     "MemoryLimitPolicy": "fuseline.policies.memory:MemoryLimitPolicy",
     "RetryPolicy": "fuseline.policies.retry:RetryPolicy",
     "StepTimeoutPolicy": "fuseline.policies.timeout:StepTimeoutPolicy",
+    "WorkflowTimeoutPolicy": "fuseline.policies.workflow_timeout:WorkflowTimeoutPolicy",
 }
 
 

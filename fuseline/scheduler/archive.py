@@ -38,7 +38,17 @@ def record_run(run: Run, epoch: float) -> RunRecord:
         created=epoch + run.created,
         started=_shift(run.started, epoch),
         finished=_shift(run.finished, epoch),
+        spent=_spent(run),
+        timed_out=plan.timeout if run.timed_out else None,
     )
+
+
+def _spent(run: Run) -> float | None:
+    """Return how much of its time a run has used up, until its last event."""
+    if run.plan.timeout is None or run.timed_from is None:
+        return None
+    last = max((*run.step_started.values(), *run.step_finished.values()), default=run.timed_from)
+    return max(0.0, last - run.timed_from)
 
 
 def record_step(run: Run, step: int, epoch: float) -> StepRecord:
@@ -69,6 +79,7 @@ def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
     run = Run(record.instance_id, record.number, plan, plan.bind(record.inputs), record.inputs, record.created - epoch)
     run.state = record.state
     run.cancelled = record.cancelled
+    run.timed_out = record.timed_out is not None
     run.started_by = record.started_by
     run.started = _shift(record.started, -epoch)
     run.finished = _shift(record.finished, -epoch)
@@ -161,6 +172,8 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
         failed=(),
         finished=None,
         started_by=None,
+        spent=None,
+        timed_out=None,
     )
 
 

@@ -40,6 +40,7 @@ from fuseline.messages import (
     StepReport,
 )
 from fuseline.scheduler.archive import restore_run
+from fuseline.scheduler.deadlines import Deadlines
 from fuseline.scheduler.events import (
     Answer,
     Assign,
@@ -117,6 +118,9 @@ class Scheduler:
         self._last_token = first_token - 1
         self._numbers = itertools.count(first_number)
         self._retries: list[tuple[float, int, Run, int, int]] = []  #: (due, tie-breaker, run, step, attempt)
+        self._deadlines = Deadlines()
+        #: {token: (worker, run's id, step's name)} of what ran when its run had had its time, and may not be dead yet
+        self._lingering: dict[int, tuple[str, str, str]] = {}
         self._commands: list[Command] = []
         self._moves = 0  #: that have followed from the event at hand
         self._most_moves = 0  #: that may follow from an event: the sum over all runs
@@ -151,10 +155,28 @@ class Scheduler:
         return sum(flow.unsettled for flow in self._worker(worker_id).flows)
 
     def next_due(self) -> float | None:
-        """Return when the next retry may start, in monotonic seconds, or None if no retry waits."""
+        """Return when time alone does something next, in monotonic seconds, or None: a retry may start, a run ends."""
         while self._retries and not self._is_waiting(self._retries[0]):
             heapq.heappop(self._retries)
-        return self._retries[0][0] if self._retries else None
+        moments = [self._retries[0][0]] if self._retries else []
+        if (deadline := self.next_deadline()) is not None:
+            moments.append(deadline)
+        return min(moments, default=None)
+
+    def next_deadline(self) -> float | None:
+        """Return when the next run has had its time, in monotonic seconds, or None if none has a limit."""
+        first = self._deadlines.first()
+        return None if first is None else first[0]
+
+    def lingers(self, instance_id: str) -> bool:
+        """Return whether a worker may still run a step of this run, though that has had its time and has ended."""
+        return any(of_run == instance_id for _, of_run, _ in self._lingering.values())
+
+    def let_linger(self, worker_id: str, held: Collection[int]) -> None:
+        """Take note that of what may linger at a worker, it has these tokens only."""
+        for token, (owner, _, _) in list(self._lingering.items()):
+            if owner == worker_id and token not in held:
+                del self._lingering[token]
 
     def held_by(self, worker_id: str) -> tuple[int, ...]:
         """Return the live tokens of a worker, in the order they were given out."""
@@ -196,6 +218,7 @@ class Scheduler:
         worker = self._worker(event.worker_id)
         for flow in worker.flows:
             flow.workers -= 1
+        self.let_linger(event.worker_id, ())
         ended = [self._release(token) for token in list(worker.held)]
         del self._workers[event.worker_id]  # first, so that it is told nothing of what follows
         for _, run, step in ended:
@@ -271,6 +294,9 @@ class Scheduler:
             # Never longer than it was to wait when it failed: the clock on the wall may have been moved meanwhile.
             run.due[step] = min(due, now + due - run.step_started.get(step, now))
             self._await_retry(run, step)
+        if event.record.spent is not None and flow.plan.timeout is not None and not run.cancelled:
+            run.timed_from = now - min(max(event.record.spent, 0.0), flow.plan.timeout)
+            self._deadlines.add(run, run.timed_from + flow.plan.timeout)
         if run.ready:
             flow.ready.add(run)
             self._commands.append(StepsReady(flow.plan.workflow_id))
@@ -281,6 +307,7 @@ class Scheduler:
         if run.state.is_settled or run.cancelled:
             return
         run.cancel(now)
+        self._deadlines.discard(run)
         for token in run.running.values():
             self._commands.append(Kill(self._live[token][0], token))
         self._finish_if_done(run, now, reported=False)
@@ -317,6 +344,7 @@ class Scheduler:
         finished = run.finish_if_done(now)
         self._follow(run)
         if finished:
+            self._deadlines.discard(run)
             self._flows[run.plan.workflow_id].unsettled -= 1
             tell = run.started_by if not reported and run.started_by in self._workers else None
             self._commands.append(Finished(run.plan.workflow_id, run.instance_id, run.state, tell))
@@ -359,6 +387,10 @@ class Scheduler:
     def _assign(self, worker_id: str, worker: _Worker, run: Run, step: int, now: float) -> None:
         self._last_token = token = self._last_token + 1
         run.start(step, token, worker_id, now)
+        if run.timed_from is None:
+            run.timed_from = now
+            if run.plan.timeout is not None:
+                self._deadlines.add(run, now + run.plan.timeout)
         starts_run = run.started_by is None
         if starts_run:
             run.started_by = worker_id
@@ -386,6 +418,7 @@ class Scheduler:
         token = self._token_of(report)
         live = self._live.get(token) if token is not None else None
         if live is None or live[0] != event.worker_id or not self._is_about(report, live[1], live[2]):
+            self._forget_lingering(event.worker_id, report)
             self._commands.append(Answer(self._answer_to_strange(report)))
             return
         assert token is not None
@@ -415,6 +448,13 @@ class Scheduler:
             return _UNKNOWN
         was_handed_out = report.token is not None and 0 < report.token <= self._last_token
         return _STALE if run.attempts[step] or was_handed_out else _UNKNOWN
+
+    def _forget_lingering(self, worker_id: str, report: StepReport) -> None:
+        """Take note that what has lingered has ended."""
+        about = (worker_id, report.instance_id, report.step_name)
+        for token, each in list(self._lingering.items()):
+            if each == about and report.token in (token, None):
+                del self._lingering[token]
 
     def _release(self, token: int) -> tuple[str, Run, int]:
         """End the life of a token."""
@@ -505,12 +545,25 @@ class Scheduler:
         run.errors[step] = encode_own_error(lost)
         self._fail(run, step, now)
 
+    # -- time ---------------------------------------------------------------------------------------------------------
+
     def _time_passed(self, event: TimePassed, now: float) -> None:
+        while (first := self._deadlines.first()) is not None and first[0] <= now:
+            self._time_out(first[1], now)
         while self._retries and self._retries[0][0] <= now:
             entry = heapq.heappop(self._retries)
             if self._is_waiting(entry):
                 entry[2].make_ready(entry[3], "its wait is over")
                 self._follow(entry[2])
+
+    def _time_out(self, run: Run, now: float) -> None:
+        """End a run that has had its time, whatever of it still runs: that may take any time to end."""
+        for step, token in list(run.running.items()):
+            worker_id, _, _ = self._release(token)
+            self._lingering[token] = (worker_id, run.instance_id, run.plan.names[step])
+            self._commands.append(Kill(worker_id, token))
+        run.time_out(now)
+        self._finish_if_done(run, now, reported=False)
 
     @staticmethod
     def _is_waiting(entry: tuple[float, int, Run, int, int]) -> bool:

@@ -63,7 +63,7 @@ class Reported(msgspec.Struct, frozen=True):
 
 
 class TimePassed(msgspec.Struct, frozen=True):
-    """Retries may be due."""
+    """Retries may be due, and runs may have had their time."""
 
 
 class RunCancelled(msgspec.Struct, frozen=True):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from fuseline.binding import bind_workflow
 from fuseline.errors import CycleError, DuplicateStepError, WorkflowError
 from fuseline.graph import order_before
-from fuseline.policies import MemoryLimitPolicy, RetryPolicy, StepTimeoutPolicy
+from fuseline.policies import MemoryLimitPolicy, RetryPolicy, StepTimeoutPolicy, WorkflowTimeoutPolicy
 from fuseline.policies.base import built_in_policy
 from fuseline.schema import ON_FAILURE, PolicyConfig, WorkflowSchema
 
-__all__ = ["Arguments", "BoundPlan", "Plan"]
+__all__ = ["Arguments", "BoundPlan", "Plan", "timeout_cause", "workflow_timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class Plan:
         self.outputs = tuple(self.index[name] for name in schema.outputs)
         self.timeouts = tuple(_timeout(step.policies) for step in schema.steps)
         self.memory_limits = tuple(_memory_limit(step.policies) for step in schema.steps)
+        self.timeout = workflow_timeout(schema)  #: of a run, in seconds; None for no limit
+        self.timeout_cause = timeout_cause(self.timeout)
         #: By step: its retry policies, each with its place among all policies of the step.
         self.retries = tuple(_retries(step.policies) for step in schema.steps)
         self._bound: dict[frozenset[str], BoundPlan] = {}
@@ -136,6 +138,17 @@ def _timeout(policies: tuple[PolicyConfig, ...]) -> float | None:
 def _memory_limit(policies: tuple[PolicyConfig, ...]) -> int | None:
     limits = (built_in_policy(policy, MemoryLimitPolicy) for policy in policies)
     return min((limit.bytes for limit in limits if limit is not None), default=None)
+
+
+def workflow_timeout(schema: WorkflowSchema) -> float | None:
+    """Return the seconds that a run may take, from the start of its first step; None if there is no limit."""
+    limits = (built_in_policy(policy, WorkflowTimeoutPolicy) for policy in schema.policies)
+    return min((limit.seconds for limit in limits if limit is not None), default=None)
+
+
+def timeout_cause(timeout: float | None) -> str:
+    """Return why a run that has had its time was ended; empty without a limit."""
+    return "" if timeout is None else f"the run took longer than its WorkflowTimeoutPolicy({timeout:g}) allows"
 
 
 def _retries(policies: tuple[PolicyConfig, ...]) -> tuple[tuple[int, RetryPolicy], ...]:

@@ -53,6 +53,8 @@ class Run:
         "states",
         "step_finished",
         "step_started",
+        "timed_from",
+        "timed_out",
         "unwanted",
         "uses",
         "workers",
@@ -90,10 +92,12 @@ class Run:
         self.restarts: dict[int, int] = {}
         self.failed_steps: list[int] = []  #: in the order in which they failed
         self.cancelled = False
+        self.timed_out = False  #: whether it has had its time
         self.unwanted: set[int] = set()  #: steps whose end somebody has asked for
         self.started_by: str | None = None  #: the worker that got its first step
         self.created = now
         self.started: float | None = None
+        self.timed_from: float | None = None  #: when its time began: its first start, since it was resumed if it was
         self.finished: float | None = None
         self.step_started: dict[int, float] = {}
         self.step_finished: dict[int, float] = {}
@@ -101,7 +105,7 @@ class Run:
     @property
     def is_stopping(self) -> bool:
         """Whether nothing new may start in it."""
-        return self.cancelled or bool(self.failed_steps and self.plan.stops_on_failure)
+        return self.cancelled or self.timed_out or bool(self.failed_steps and self.plan.stops_on_failure)
 
     def may_not_start(self, step: int) -> bool:
         """Whether an attempt of this step would be in vain."""
@@ -130,8 +134,11 @@ class Run:
         if target.is_settled:
             self.open_steps -= 1
 
-    def move(self, target: State) -> None:
+    def move(self, target: State, cause: str = "") -> None:
         """Take the run itself to another state; the one place that does.
+
+        Args:
+            cause: why, where neither the new state nor those of the steps say it.
 
         Raises:
             IllegalMove: the table of states has no such move. Nothing was changed.
@@ -139,7 +146,7 @@ class Run:
         if target not in NEXT_RUN_STATES[self.state]:
             raise IllegalMove(f"run {self.instance_id}", self.state, target, f"{self.open_steps} steps are open")
         self.state = target
-        self.journal.append((None, target, ""))
+        self.journal.append((None, target, cause))
 
     def endless(self, moves: int) -> EndlessMoves:
         """Return the error that says that there were more than so many moves at once, with the last ones."""
@@ -260,11 +267,23 @@ class Run:
         self.cancelled = True
         self._stop("the run was cancelled", now)
 
+    def time_out(self, now: float) -> None:
+        """Settle all steps that have not ended. None of them may have a token any more."""
+        self.timed_out = True
+        cause = self.plan.timeout_cause
+        for step, state in enumerate(self.states):
+            if state is State.RUNNING:
+                self.causes[step] = cause
+                self._settle(step, State.CANCELLED, now)
+        self._stop(cause, now)
+
     def finish_if_done(self, now: float) -> bool:
         """End the run if all steps are settled; return whether that was now."""
         if self.open_steps or self.state.is_settled:
             return False
-        if self.cancelled and not all(state in (State.SUCCEEDED, State.SKIPPED) for state in self.states):
+        if self.timed_out:
+            self.move(State.FAILED, self.plan.timeout_cause)
+        elif self.cancelled and not all(state in (State.SUCCEEDED, State.SKIPPED) for state in self.states):
             self.move(State.CANCELLED)
         elif self.failed_steps:
             self.move(State.FAILED)

@@ -216,3 +216,23 @@ def test_values_whose_classes_are_not_here_are_named(call: Call, broker: LocalBr
     assert "what = (cannot be loaded here: ModuleNotFoundError: No module named 'classes')" in said.out
     assert "result   (cannot be loaded here: ModuleNotFoundError" in said.out
     assert json.loads(call("show", run, "--json").out)["state"] == "SUCCEEDED"
+
+
+def test_a_run_that_had_its_time_is_shown_with_the_reason(
+    call: Call, runs: dict[str, str], broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_store = broker.record(runs["waits"])
+    steps = {name: msgspec.structs.replace(step, state=State.CANCELLED) for name, step in of_store.steps.items()}
+    record = msgspec.structs.replace(of_store, state=State.FAILED, steps=steps, timed_out=90.0)
+    monkeypatch.setattr(LocalBroker, "record", lambda self, run: record)
+    monkeypatch.setattr(LocalBroker, "records", lambda self, **which: [record])
+    reason = "the run took longer than its WorkflowTimeoutPolicy(90) allows"
+    assert f"  reason   {reason}\n" in call("show", runs["waits"]).out
+    shown = json.loads(call("show", runs["waits"], "--json").out)
+    assert shown["error"] == {
+        "step": None,
+        "attempts": None,
+        "type": "fuseline.errors.RunTimedOut",
+        "message": reason,
+    }
+    assert "the run took longer" in call("runs").out

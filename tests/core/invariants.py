@@ -148,12 +148,12 @@ def check_run(scheduler: Scheduler, run: Run, *, was_resumed: bool = False) -> N
     assert run.state.is_settled == (run.open_steps == 0), "a run is settled exactly when all its steps are"
     assert set(run.failed_steps) == of_state[State.FAILED]
     assert len(run.failed_steps) == len(of_state[State.FAILED])
-    if run.cancelled or (run.failed_steps and run.plan.stops_on_failure):
+    if run.cancelled or run.timed_out or (run.failed_steps and run.plan.stops_on_failure):
         assert not any(state in WAITING for state in run.states), "nothing waits in a run that stops"
     if run.state is State.SUCCEEDED:
         assert not run.failed_steps
     if run.state is State.FAILED:
-        assert run.failed_steps
+        assert run.failed_steps or run.timed_out
     if run.state is State.CANCELLED:
         assert run.cancelled or any(run.states[step] is State.CANCELLED for step in run.unwanted)
 

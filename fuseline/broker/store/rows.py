@@ -15,6 +15,7 @@ import msgspec
 
 from fuseline.records import RunRecord, StepRecord
 from fuseline.scheduler.archive import record_step
+from fuseline.scheduler.plan import timeout_cause, workflow_timeout
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
@@ -27,6 +28,7 @@ __all__ = [
     "STEP_COLUMNS",
     "Claims",
     "changed_run_row",
+    "end_cause",
     "packed_inputs",
     "place_of",
     "places_of",
@@ -41,6 +43,8 @@ OUTPUT_COLUMNS = "run, step, attempt, text"
 MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at, token, worker_id"
 #: A step's row is found by one number: that of its run, shifted, and its own.
 _SHIFT = 24
+#: In the column ``cancelled``, besides 0 and 1: the run has had its time.
+_TIMED_OUT = 2
 
 _pack = msgspec.msgpack.encode
 _unpack_inputs = msgspec.msgpack.Decoder(dict[str, Value]).decode
@@ -69,7 +73,7 @@ def run_row(run: Run, workflow: int, epoch: float) -> tuple[Any, ...]:
         run.instance_id,
         workflow,
         run.state,
-        run.cancelled,
+        _ended_by(run),
         run.started_by,
         packed_inputs(run),
         run.created + epoch,
@@ -81,7 +85,16 @@ def run_row(run: Run, workflow: int, epoch: float) -> tuple[Any, ...]:
 def changed_run_row(run: Run, epoch: float) -> tuple[Any, ...]:
     """Return what may change of a run: state, cancelled, started_by, started, finished; then its number."""
     started, finished = _shifted(run.started, epoch), _shifted(run.finished, epoch)
-    return (run.state, run.cancelled, run.started_by, started, finished, run.number)
+    return (run.state, _ended_by(run), run.started_by, started, finished, run.number)
+
+
+def _ended_by(run: Run) -> int:
+    return _TIMED_OUT if run.timed_out else int(run.cancelled)
+
+
+def end_cause(cancelled: int, schema: WorkflowSchema) -> str:
+    """Return why a run with this in its row has ended, where its state does not say it."""
+    return timeout_cause(workflow_timeout(schema)) if cancelled == _TIMED_OUT else ""
 
 
 def packed_inputs(run: Run) -> bytes:
@@ -123,6 +136,7 @@ class Claims(NamedTuple):
     live: Sequence[Sequence[Any]] = ()
     started: float | None = None  #: when the first one was handed out, since the run was dispatched or resumed
     started_by: str | None = None  #: and to whom
+    spent: float | None = None  #: seconds in which the run was worked on since then, as far as its moves tell
 
 
 def run_record(
@@ -155,7 +169,7 @@ def run_record(
         workflow=schema.name,
         outputs=schema.outputs,
         state=State(state),
-        cancelled=bool(cancelled),
+        cancelled=cancelled == 1,
         inputs={name: _located(value, folder) for name, value in _unpack_inputs(inputs).items()},
         steps=steps,
         failed=tuple(sorted(failed, key=lambda name: steps[name].finished or 0.0)),
@@ -163,6 +177,8 @@ def run_record(
         created=created,
         started=started,
         finished=finished,
+        spent=claims.spent,
+        timed_out=workflow_timeout(schema) if cancelled == _TIMED_OUT else None,
     )
 
 

@@ -21,6 +21,7 @@ from fuseline.broker.store.rows import (
     STEP_COLUMNS,
     Claims,
     changed_run_row,
+    end_cause,
     packed_inputs,
     place_of,
     places_of,
@@ -347,19 +348,20 @@ class Store:
 
     def story(self, instance_id: str) -> list[Move]:
         """Return all moves of a run and its steps, in their order; none if there is no such run."""
-        sql = "SELECT number, workflow, state, created, finished FROM runs WHERE instance_id = ?"
+        sql = "SELECT number, workflow, state, cancelled, created, finished FROM runs WHERE instance_id = ?"
         run = self._db.one(sql, (instance_id,))
         if run is None:
             return []
-        number, workflow, state, created, finished = run
+        number, workflow, state, cancelled, created, finished = run
+        schema = self._schema(workflow)
         rows = self._db.all(
             "SELECT step, state, attempt, cause, worker_id, at FROM moves WHERE run = ? ORDER BY seq", (number,)
         )
         # Moves that follow from others have no rows.
-        roots = [step.name for step in self._schema(workflow).steps if not step.predecessors]
+        roots = [step.name for step in schema.steps if not step.predecessors]
         first = [(name, State.READY, 0, "", None, created) for name in roots]
         begin = [(None, State.RUNNING, None, "", None, row[5]) for row in rows if row[1] == State.RUNNING][:1]
-        end = [] if finished is None else [(None, state, None, "", None, finished)]
+        end = [] if finished is None else [(None, state, None, end_cause(cancelled, schema), None, finished)]
         return [
             Move(step_name=step, state=State(state), attempt=attempt, cause=cause, worker_id=worker_id, at=at)
             for step, state, attempt, cause, worker_id, at in [*first, *begin, *rows, *end]
@@ -412,11 +414,19 @@ class Store:
             (number,),
         )
         first = self._db.one(
-            "SELECT at, worker_id FROM moves WHERE run = ? AND token IS NOT NULL AND seq > "
+            "SELECT at, worker_id, seq FROM moves WHERE run = ? AND token IS NOT NULL AND seq > "
             "(SELECT coalesce(max(seq), 0) FROM moves WHERE run = ? AND step IS NULL) ORDER BY seq LIMIT 1",
             (number, number),
         )
-        return Claims([row[:5] for row in live], *(first or ()))
+        if first is None:
+            return Claims([row[:5] for row in live])
+        # Within the life of one broker, which is in the high bits of ``seq``, times come from one monotonic clock.
+        (spent,) = self._db.one(
+            "SELECT sum(span) FROM (SELECT max(at) - min(at) AS span FROM moves WHERE run = ? AND seq >= ? "
+            "GROUP BY seq >> 40)",
+            (number, first[2]),
+        )
+        return Claims([row[:5] for row in live], first[0], first[1], spent)
 
     def _schema(self, key: int) -> WorkflowSchema:
         schema = self._schemas.get(key)
