@@ -21,7 +21,7 @@ from inspect import Parameter
 from typing import Any
 
 from fuseline.context import RunContext, StopNow, entered
-from fuseline.encoding import decode, encode_checked, encode_error
+from fuseline.encoding import decode, encode_checked, encode_error, show
 from fuseline.errors import StepCrashed, StepTimedOut
 from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload
 from fuseline.policies.base import StepPolicy, overrides
@@ -287,7 +287,7 @@ def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def contain(raised: BaseException, step_name: str, payload: Payload | None) -> BaseException:
     """Return what an attempt raised as something that can go through a program without ending it."""
     if isinstance(raised, SystemExit):
-        how = f"called sys.exit({'' if raised.code is None else repr(raised.code)})"
+        how = f"called sys.exit({'' if raised.code is None else show(raised.code)})"
     elif isinstance(raised, KeyboardInterrupt):
         how = "raised KeyboardInterrupt"
     else:
@@ -327,7 +327,9 @@ def decide_failure(
         number = failures.get(index, 0) + 1 if policy.counts_own_failures else attempt
         try:
             verdict = _check_verdict(policy.on_failure(step, error, number))
-        except (Exception, SystemExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             _log.exception("%r could not decide about a failure of step %r", policy, step.name)
             continue
         if decision is None and verdict is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "encode_checked",
     "encode_error",
     "explain_unpicklable",
+    "show",
 ]
 
 _PROTOCOL = 5
@@ -280,13 +281,18 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {_safe_str(error)[:500]}"
 
 
-def _safely(call: Callable[[], str]) -> str:
+def show(obj: Any) -> str:
+    """Return the ``repr`` of an object of the user; if that raises, what it raises is said instead."""
+    return _safely(lambda: repr(obj), "__repr__")[:_MESSAGE_LIMIT]
+
+
+def _safely(call: Callable[[], str], name: str = "__str__") -> str:
     try:
         return _printable(call())
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # a __str__ that raises must not hide the error it belongs to
-        return f"<its __str__ raised {type(problem).__name__}>"
+        return f"<its {name} raised {type(problem).__name__}>"
 
 
 def _printable(text: str) -> str:

@@ -145,10 +145,11 @@ def test_without_a_decision_the_step_has_failed():
     assert (step.state, end.decision.action, end.decided_by) == (State.FAILED, FailureDecision.FAIL, None)
 
 
-def test_a_decision_that_tries_to_exit_is_logged_and_the_next_policy_decides(caplog):
+@pytest.mark.parametrize("raised", [SystemExit(3), GeneratorExit()])
+def test_a_decision_that_tries_to_exit_is_logged_and_the_next_policy_decides(raised, caplog):
     class Exits(StepPolicy):
         def on_failure(self, step, exc, attempt):
-            raise SystemExit(3)
+            raise raised
 
     retry = FailureDecision(FailureDecision.RETRY, 2.0)
     step = Work(raises(ValueError("own")), policies=[Exits(), Decides(retry)])

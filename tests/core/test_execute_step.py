@@ -112,6 +112,16 @@ def test_sys_exit_is_contained_and_named(code):
     assert isinstance(step.error.__cause__, SystemExit)
 
 
+def test_sys_exit_with_an_object_that_cannot_be_shown_is_contained_too():
+    class Unshowable:
+        def __repr__(self):
+            raise RuntimeError("no words")
+
+    step = Work(raises(SystemExit(Unshowable())))
+    assert execute(step) is None
+    assert "called sys.exit(<its __repr__ raised RuntimeError>)" in str(step.error)
+
+
 def test_ctrl_c_comes_through():
     workflow = Workflow(Work(raises(KeyboardInterrupt())))
     with pytest.raises(KeyboardInterrupt):
