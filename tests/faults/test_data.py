@@ -1,0 +1,192 @@
+"""What goes in and what comes out of a run, on every executor: code, odd exceptions, large and deep values."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuseline import ProcessEngine, RunFailed, Step, Workflow
+from fuseline.errors import NotPicklableError, RemoteStepError
+from fuseline.testing.steps import Echo
+
+sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
+
+from arena import BROKERS, brokers
+
+EXECUTORS = ["loky", "threads", "inline"]
+MUCH = 100_000_000  #: bytes
+
+
+class Call(Step):
+    def run_step(self, call: Callable[..., Any], argument: Any = 1) -> Any:
+        return call(argument)
+
+
+class Adder:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def add(self, other: int) -> int:
+        return self.number + other
+
+
+def adder(number: int) -> Callable[[int], int]:
+    return lambda other: number + other
+
+
+def in_notebook() -> types.ModuleType:
+    """Return a ``__main__`` as that of a notebook: it has no file, and nobody can import it."""
+    cell = (
+        "class Cell:\n    def __call__(self, other):\n        return helper(other)\ndef helper(x):\n    return x + 41\n"
+    )
+    module = types.ModuleType("__main__")
+    exec(cell, module.__dict__)
+    return module
+
+
+CODE: dict[str, Callable[[], Callable[[int], int]]] = {
+    "lambda": lambda: lambda other: other + 41,
+    "closure": lambda: adder(41),
+    "partial": lambda: partial(max, 42),
+    "bound method": lambda: Adder(41).add,
+    "partial of a lambda": lambda: partial(lambda a, b: a + b, 41),
+    "object of a class of a notebook": lambda: in_notebook().Cell(),
+    "function of a notebook": lambda: in_notebook().helper,
+}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("kind", BROKERS)
+def test_code_travels(kind: str, executor: str) -> None:
+    workflow = Workflow(outputs=[Call()])
+    with brokers(kind) as broker:
+        runs = {name: broker.dispatch_workflow(workflow.to_schema(), {"call": make()}) for name, make in CODE.items()}
+        ProcessEngine(broker, [workflow], processes=1, executor=executor).work()
+        assert {name: broker.result(run) for name, run in runs.items()} == dict.fromkeys(CODE, 42)
+
+
+class FrozenError(Exception):
+    """Takes no attributes, not even a cause."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot assign to {name}")
+
+
+@dataclass(frozen=True)
+class FrozenDataError(Exception):
+    """Does not load, because loading an exception sets its attributes; that is so without any library, too."""
+
+    code: int
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class LockedError(Exception):
+    def __init__(self) -> None:
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
+def fail(how: str) -> None:
+    if how == "frozen":
+        raise FrozenError("cold")
+    if how == "frozen data":
+        raise FrozenDataError(7)
+    if how == "chained":
+        try:
+            raise KeyError("inner")  # noqa: TRY301
+        except KeyError as error:
+            raise ValueError("outer") from error
+    if how == "grouped":
+        raise ExceptionGroup("both", [ValueError("one"), KeyError("two")])
+    if how == "unpicklable":
+        raise LockedError
+    if how == "speechless":
+        raise SpeechlessError
+    raise ValueError(b"x" * MUCH)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("how", ["frozen", "frozen data", "chained", "grouped", "unpicklable", "speechless", "large"])
+def test_an_exception_is_still_that_exception(how: str, executor: str) -> None:
+    with pytest.raises(RunFailed) as caught:
+        Workflow(outputs=[Call()]).run({"call": fail, "argument": how}, executor=executor, processes=1)
+    error = caught.value.__cause__
+    if how == "frozen":
+        assert isinstance(error, FrozenError)
+        assert error.args == ("cold",)
+    elif how == "frozen data":
+        assert isinstance(error, RemoteStepError)
+        assert error.type_name.endswith("FrozenDataError")
+    elif how == "chained":
+        assert isinstance(error, ValueError)
+        assert "KeyError: 'inner'" in str(error.__cause__)
+    elif how == "grouped":
+        assert isinstance(error, ExceptionGroup)
+        assert [type(part) for part in error.exceptions] == [ValueError, KeyError]
+    elif how == "unpicklable":
+        assert isinstance(error, RemoteStepError)
+        assert error.original_message == "locked"
+        assert "LockedError" in error.type_name
+    elif how == "speechless":
+        assert isinstance(error, SpeechlessError)
+        assert "__str__ raised RuntimeError" in str(caught.value)
+    else:
+        assert isinstance(error, ValueError)
+        assert len(error.args[0]) == MUCH
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda _: threading.Lock(), "lock"),
+        (lambda _: (i for i in range(3)), "generator"),
+        (lambda _: nested(100_000), "recursion"),
+    ],
+    ids=["lock", "generator", "deep recursion"],
+)
+def test_a_result_that_cannot_travel_is_named(make: Callable[[Any], Any], part: str, executor: str) -> None:
+    with pytest.raises(RunFailed, match="the result of step 'Call'") as caught:
+        Workflow(outputs=[Call()]).run({"call": make}, executor=executor, processes=1)
+    assert isinstance(caught.value.__cause__, NotPicklableError)
+    assert part in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_none_is_a_value(executor: str) -> None:
+    make, use = Call(name="make"), Echo(name="use")
+    make >> use
+    result = Workflow(outputs=[make, use]).run({"call": give_none}, executor=executor, processes=1)
+    assert result == [None, None]
+
+
+def give_none(_: Any) -> None:
+    return None
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+def test_a_hundred_megabytes_travel_both_ways(kind: str, tmp_path: Path) -> None:
+    value = os.urandom(1000) * (MUCH // 1000)
+    with brokers(kind, tmp_path / "runs.db") as broker:
+        result = Workflow(outputs=[Echo()]).run({"value": value}, broker=broker, processes=1)
+        assert result == value
