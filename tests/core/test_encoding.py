@@ -65,7 +65,7 @@ def around(value):
         operator.add,
         around,
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_data_and_things_with_a_name_come_back_equal(value):
     assert around(value) == value
