@@ -1,6 +1,8 @@
 """Every test leaves no process, thread or descriptor behind."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,13 @@ def nothing_left_over() -> Iterator[None]:
     census = Census()
     yield
     census.assert_nothing_left()
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a path that is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="fl-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

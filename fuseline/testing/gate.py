@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import shutil
 import tempfile
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 __all__ = ["HANG", "Gate"]
 
@@ -27,19 +26,31 @@ class Gate:
     """
 
     def __init__(self, patience: float = HANG) -> None:
-        self._patience = patience
-        self._folder = tempfile.mkdtemp(prefix="fuseline-gate-")
-        self._entered = os.path.join(self._folder, "entered")
-        self._go = os.path.join(self._folder, "go")
+        self._set(tempfile.mkdtemp(prefix="fuseline-gate-"), patience)
         for path in (self._entered, self._go):
             os.mkfifo(path)
+        # Always open here: what is in a pipe outlives its writer then, and who waits for more does not meet its end.
+        self._fds = [os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in (self._entered, self._go)]
+        self._unread = b""
+
+    def _set(self, folder: str, patience: float) -> None:
+        self._folder = folder
+        self._patience = patience
+        self._entered = os.path.join(folder, "entered")
+        self._go = os.path.join(folder, "go")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_elsewhere, (self._folder, self._patience)
 
     def enter(self, text: str = "") -> None:
         """Say that the step is here, with a line of text, and wait until the gate is opened."""
         with open(self._entered, "w") as entered:
             entered.write(f"{text}\n")
-        with open(self._go) as go:
-            go.read(1)
+        go = os.open(self._go, os.O_RDONLY)
+        try:
+            os.read(go, 1)
+        finally:
+            os.close(go)
 
     def wait_entered(self) -> str:
         """Wait until a step has entered; return its text.
@@ -47,39 +58,22 @@ class Gate:
         Raises:
             AssertionError: none came.
         """
-        fd = os.open(self._entered, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            text = b""
-            while not text.endswith(b"\n"):
-                readable, _, _ = select.select([fd], [], [], self._patience)
-                assert readable, "no step has entered the gate"
-                text += os.read(fd, 1)
-            return text.decode().rstrip("\n")
-        finally:
-            os.close(fd)
+        while b"\n" not in self._unread:
+            readable, _, _ = select.select([self._fds[0]], [], [], self._patience)
+            assert readable, "no step has entered the gate"
+            self._unread += os.read(self._fds[0], 4096)
+        text, self._unread = self._unread.split(b"\n", 1)
+        return text.decode()
 
     def open(self) -> None:
-        """Let a step go on that waits, or will wait."""
-        with open(self._go, "w") as go:
-            go.write("g")
-
-    def open_nowait(self) -> bool:
-        """Let a step go on that waits; return whether one does."""
-        try:
-            go = os.open(self._go, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads
-            return False
-        with os.fdopen(go, "w") as file:
-            file.write("g")
-        return True
+        """Let one step go on that waits, or will wait."""
+        os.write(self._fds[1], b"g")
 
     def close(self) -> None:
         """Remove the gate. Whoever stands in it goes on, and whoever comes later gets an error."""
-        with contextlib.ExitStack() as held:
-            for path in (self._entered, self._go):
-                with contextlib.suppress(OSError):
-                    held.callback(os.close, os.open(path, os.O_RDWR | os.O_NONBLOCK))
-            shutil.rmtree(self._folder, ignore_errors=True)
+        while self._fds:
+            os.close(self._fds.pop())
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -88,3 +82,10 @@ class Gate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _from_elsewhere(folder: str, patience: float) -> Gate:
+    """Return a gate to enter, which another process has made."""
+    gate = Gate.__new__(Gate)
+    gate._set(folder, patience)
+    return gate

@@ -7,8 +7,6 @@ killed.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,12 +139,9 @@ def check_story(broker: LocalBroker, runs: list[str], log: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def runtime_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where the killed brokers leave their doors behind; short, since the path of a socket must be."""
-    folder = tempfile.mkdtemp(prefix="rt-")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-    yield
-    shutil.rmtree(folder)
+def runtime_folder(monkeypatch: pytest.MonkeyPatch, short_folder: Path) -> None:
+    """Where the killed brokers leave their doors behind."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
 
 
 @pytest.mark.timeout(300)

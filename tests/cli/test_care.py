@@ -199,9 +199,9 @@ def test_doctor_says_when_too_few_files_may_be_open(call: Call, monkeypatch: pyt
 
 
 def test_doctor_names_what_a_killed_broker_has_left(
-    call: Call, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    call: Call, start: Start, monkeypatch: pytest.MonkeyPatch, short_folder: Path
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
     monkeypatch.setattr(doctor, "_LEFT_AFTER", -1.0)
     process = start("broker")
     assert process.stdout is not None
@@ -209,7 +209,7 @@ def test_doctor_names_what_a_killed_broker_has_left(
     assert "leftovers    none" in call("doctor").out
     process.kill()
     process.wait()
-    [left] = (tmp_path / "fuseline").glob("broker-*")
+    [left] = (short_folder / "fuseline").glob("broker-*")
     said = call("doctor")
     assert said.code == 0  # it does no harm
     assert "! leftovers    1 folder of brokers that were killed" in said.out

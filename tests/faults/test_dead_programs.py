@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,16 +21,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # programs get it as an argument
 from arena import wait_for_end
 
 PROGRAM = """
+    import pickle
     import sys
     sys.path.insert(0, sys.argv[4])
     from fuseline import MemoryBroker, ProcessEngine, Workflow
     from fuseline.broker import LocalBroker
-    from fuseline.testing import Gate
     from stuck import Stuck
 
-    gate = Gate.__new__(Gate)
-    gate._folder, how, kind = sys.argv[1:4]
-    gate._entered, gate._go = gate._folder + "/entered", gate._folder + "/go"
+    gate, how, kind = pickle.loads(bytes.fromhex(sys.argv[1])), *sys.argv[2:4]
     workflow = Workflow(outputs=[Stuck()])
     broker = LocalBroker() if kind == "local" else MemoryBroker()
     engine = ProcessEngine(broker, [workflow], processes=2)
@@ -42,8 +42,10 @@ PROGRAM = """
 @pytest.mark.parametrize("dies", ["program", "program with a broker process", "program and broker"])
 def test_nothing_is_left(dies: str, how: str, gate: Gate) -> None:
     kind = "memory" if dies == "program" else "local"
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), gate._folder, how, kind, str(Path(__file__).parent)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+    gate_here = pickle.dumps(gate).hex()
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), gate_here, how, kind, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program, contextlib.ExitStack() as net:
+        net.callback(program.kill)  # or a test that fails would wait for it
         assert program.stdout is not None
         broker = int(program.stdout.readline())
         helpers = [int(gate.wait_entered()) for _ in range(2)]

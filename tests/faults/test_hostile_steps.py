@@ -17,6 +17,7 @@ from fuseline.policies import RetryPolicy, StepTimeoutPolicy
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
 from hostile import DEEDS, Forge, Good, Hostile
+from started import started_since
 
 SIBLINGS = 20
 
@@ -101,8 +102,7 @@ def test_a_step_that_hangs_is_killed_with_all_it_started(deed: str) -> None:
     assert step.state is State.FAILED
     assert isinstance(step.error, StepTimedOut)
     assert step.error.killed
-    started = [p for p in psutil.process_iter() if p.pid not in before and "3600" in " ".join(_command(p))]
-    assert started == []
+    assert started_since(before, "3600") == []
 
 
 def test_a_step_that_always_crashes_ends_after_its_retries() -> None:
@@ -122,13 +122,6 @@ def test_many_hostile_steps_at_once_are_all_contained() -> None:
     ProcessEngine(broker, [hostile, good], processes=5).work()
     assert [broker.result(run) for run in fine] == [2 * i for i in range(SIBLINGS)]
     assert {broker.get_run(run).state for run in bad} == {State.FAILED}
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 assert set(ENDS) | set(HANGS) | {"forks and both return"} == set(DEEDS)

@@ -28,6 +28,7 @@ from fuseline.testing.steps import Raise
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
 from hostile import Good
+from started import started_since
 
 MB = 2**20
 LIMIT = 250 * MB
@@ -117,8 +118,7 @@ def test_a_step_over_its_limit_is_ended_with_all_it_started_and_its_siblings_suc
     assert isinstance(error, StepOutOfMemory)
     assert (error.limit, error.instance_id, error.attempt) == (LIMIT, bad, 1)
     assert error.used > (0 if how == "at once" else LIMIT)
-    left = [p for p in psutil.process_iter() if p.pid not in before and "3600" in " ".join(_command(p))]
-    assert left == []
+    assert started_since(before, "3600") == []
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -327,10 +327,3 @@ def test_the_time_of_a_run_survives_the_death_of_its_broker(stored: LocalBroker,
     end = stored.story(run)[-1]
     assert end.state is State.FAILED
     assert "WorkflowTimeoutPolicy(4)" in end.cause
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []

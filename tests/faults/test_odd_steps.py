@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so 
 from arena import BROKERS, brokers, end_of
 from hostile import DEEDS, Good
 from odd_deeds import ENDING, HANGING, TAINTING, Hermit, Odd
+from started import started_since
 
 #: The eleven of the comparison with other pools; all others are further ones.
 COMPARED = {
@@ -123,8 +124,7 @@ def run_all(kind: str) -> Ends:
             runs[deed] = dispatch(ending, deed)
             dispatch(ending, "os.abort")
         ProcessEngine(broker, [ending, good], processes=1).work()
-        started = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
-        left = [p.info["cmdline"] for p in started if "time.sleep(3600)" in " ".join(p.info["cmdline"] or [])]
+        left = started_since(before, "time.sleep(3600)")
         odd = {deed: end_of(broker, run) for deed, run in runs.items()}
         return Ends(odd, [end_of(broker, run) for run in siblings], left)
 
