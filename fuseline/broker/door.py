@@ -1,8 +1,8 @@
 """The door of a broker process: a socket that other programs of the same user find, and nobody else may enter.
 
-The socket is in a directory of mode 0700, beside a key, a random text in a file of mode 0600. Who connects is asked for
-the key, and the kernel for the user behind the connection. Whoever says nothing delays nobody: a link that has not said
-the key in time is closed.
+The socket is in a directory of mode 0700, beside a key, a random text; both are files of mode 0600. Who connects is
+asked for the key, and the kernel for the user behind the connection. Whoever says nothing delays nobody: a link that
+has not said the key in time is closed.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Door:
                 file.write(self._key)
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._socket.bind(str(folder / "socket"))
+            os.chmod(folder / "socket", 0o600)  # nobody can connect before it listens
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
         except OSError as error:

@@ -44,6 +44,7 @@ from fuseline.channel import Channel
 from fuseline.errors import BrokerError, StoreError
 from fuseline.testing.gate import HANG
 
+from .conftest import wait_gone
 from .workflows import adding
 
 
@@ -80,11 +81,20 @@ def log_of(broker: LocalBroker) -> str:
     return (broker.path.with_name("runs.db.files") / "broker.log").read_text()
 
 
-def test_socket_and_key_are_for_this_user_alone(folder: Path) -> None:
-    for path, mode in ((folder, 0o700), (folder.parent.parent, 0o700), (folder / "key", 0o600)):
-        assert stat.S_IMODE(path.stat().st_mode) == mode
-        assert path.stat().st_uid == os.getuid()
-    assert len((folder / "key").read_text()) == 64
+def test_socket_and_key_are_for_this_user_alone(store: Path) -> None:
+    before = os.umask(0)  # nothing of it may depend on this
+    try:
+        broker = LocalBroker(store)
+    finally:
+        os.umask(before)
+    with broker:
+        folder = Path(broker._main.welcome.door)
+        modes = {folder.parent.parent: 0o700, folder: 0o700, folder / "key": 0o600, folder / "socket": 0o600}
+        for path, mode in modes.items():
+            assert stat.S_IMODE(path.lstat().st_mode) == mode
+            assert path.lstat().st_uid == os.getuid()
+        assert len((folder / "key").read_text()) == 64
+    wait_gone(broker.pid)
 
 
 @pytest.mark.parametrize("key", ["", "x", "0" * 64, "é" * 64, "0" * 4000])
