@@ -108,7 +108,7 @@ def show(path: Path) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
-        _tell(b"=%b\n" % os.fsencode(path), fd)
+        _tell(b"=%b\n" % _on_a_line(path), fd)
     finally:
         os.close(fd)
 
@@ -120,7 +120,12 @@ def hide(path: Path) -> None:
         if _shown[path] > 0:
             return
         del _shown[path]
-    _tell(b"~%b\n" % os.fsencode(path))
+    _tell(b"~%b\n" % _on_a_line(path))
+
+
+def _on_a_line(path: Path) -> bytes:
+    """Return what stands for a path: it may have line breaks, and cannot have null bytes."""
+    return os.fsencode(path).replace(b"\n", b"\0")
 
 
 def forget(leader: int) -> None:

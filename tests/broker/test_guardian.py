@@ -138,6 +138,18 @@ def test_what_is_hidden_is_let_go(tmp_path: Path, shown: Path) -> None:
     assert not is_gone(other)
 
 
+def test_the_path_of_what_is_shown_may_have_line_breaks(tmp_path: Path, shown: Path) -> None:
+    folder = tmp_path / "a\n+x\n~b\n"
+    folder.mkdir()
+    odd = show(folder / "program")
+    guardian.hide(shown)
+    wait_let_go(shown)  # so that the guardian has heard all
+    assert not is_gone(odd)
+    guardian.hide(odd)
+    wait_let_go(odd)
+    assert is_gone(odd)
+
+
 def test_what_is_shown_twice_is_hidden_twice(tmp_path: Path, shown: Path) -> None:
     guardian.show(shown)
     guardian.hide(shown)
