@@ -38,7 +38,7 @@ from fuseline.broker.local_stream import LocalStream
 from fuseline.broker.local_worker import LocalWorker, OnPush
 from fuseline.broker.server_main import Start, log_of
 from fuseline.broker.store import Durability
-from fuseline.broker.store.file import read_owner
+from fuseline.broker.store.file import read_owner, resolve_store
 from fuseline.broker.wire import (
     BrokerStatus,
     Cancel,
@@ -119,7 +119,7 @@ class LocalBroker(Broker):
         keep_for: float | None = None,
         keep_runs: int | None = None,
     ) -> None:
-        self.path = None if path is None else Path(path).expanduser().resolve()
+        self.path = None if path is None else resolve_store(path)
         self._durability = durability
         self._keep = (keep_for, keep_runs)
         self._begin()

@@ -29,7 +29,7 @@ from fuseline.broker.door import DOOR_PREFIX, Door, knock, runtime_folder, sweep
 from fuseline.broker.link import ClientLink, LinkLost, ServerLink
 from fuseline.broker.server import Server
 from fuseline.broker.store import Durability, Retention, Store
-from fuseline.broker.store.file import read_owner
+from fuseline.broker.store.file import read_owner, resolve_store
 from fuseline.broker.wire import Done, Refused, Retire
 from fuseline.errors import BrokerError, FuselineError, StoreInUse
 
@@ -76,7 +76,7 @@ def serve(
         StoreInUse: another broker is in the foreground.
         StoreError: the store cannot be used; the error says why.
     """
-    place = Path(path).expanduser().resolve()
+    place = resolve_store(path)
     with ExitStack() as stack:
         store = _take_over(place, durability)
         stack.callback(store.close)

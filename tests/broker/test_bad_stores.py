@@ -7,12 +7,15 @@ import os
 import resource
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,7 @@ from fuseline import ProcessEngine, faults
 from fuseline.broker import LocalBroker
 from fuseline.broker.housing import Housing
 from fuseline.broker.store import Store
+from fuseline.broker.store.file import read_owner
 from fuseline.errors import FuselineError, StoreDamaged, StoreError, StoreInUse
 from fuseline.states import State
 from fuseline.testing.gate import HANG
@@ -126,6 +130,114 @@ def test_a_network_file_system_is_refused_by_name(store: Path, kind: str, monkey
     with pytest.raises(StoreError, match=rf"network file system \({kind}\)"):
         Store(store)
     assert not store.exists()
+
+
+#: Names of what belongs to a store.
+PARTS = ["", ".lock", ".files", "-wal", "-shm", "-journal"]
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Paths that seem to belong to somebody else, since only root can give files away."""
+    paths: set[Path] = set()
+
+    def disowned(look: Callable[[Path], os.stat_result]) -> Callable[[Path], Any]:
+        def see(path: Path) -> Any:
+            status = look(path)
+            return SimpleNamespace(st_uid=os.getuid() + 1) if path in paths else status
+
+        return see
+
+    monkeypatch.setattr("fuseline.broker.store.file.os.lstat", disowned(os.lstat))
+    return paths
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_another_user_has_put_in_the_place_of_a_store_is_refused(
+    store: Path, part: str, foreign: set[Path]
+) -> None:
+    planted = store.with_name(store.name + part)
+    planted.mkdir() if part == ".files" else planted.touch()
+    foreign.add(planted)
+    before = sorted(store.parent.iterdir())
+    with pytest.raises(StoreError, match=f"{planted} belongs to another user"):
+        Store(store)
+    assert sorted(store.parent.iterdir()) == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("part", PARTS)
+def test_a_file_or_a_link_of_another_user_is_refused_by_a_whole_broker(store: Path, tmp_path: Path, part: str) -> None:
+    planted = store.with_name(store.name + part)
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    planted.symlink_to(mine)
+    os.lchown(planted, 65534, 65534)
+    with pytest.raises(StoreError, match="belongs to another user" if part else "is no store"):
+        LocalBroker(store)  # a link in the place of the store itself is what it leads to
+    assert mine.read_text() == "precious"
+
+
+def test_a_lock_that_is_a_link_is_not_followed(store: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    store.with_name("runs.db.lock").symlink_to(mine)
+    with pytest.raises(StoreError, match="cannot be locked"):
+        LocalBroker(store)
+    assert mine.read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"7\nnowhere\n", b"\0" * 9])
+def test_a_lock_that_says_nothing_of_use_keeps_nobody_waiting(store: Path, content: bytes | None) -> None:
+    lock = store.with_name("runs.db.lock")
+    if content is None:
+        os.mkfifo(lock)
+    else:
+        lock.write_bytes(content)
+    _, door = read_owner(store)
+    assert not os.path.isabs(door)
+
+
+def test_the_files_of_a_store_are_for_its_user_alone(store: Path) -> None:
+    before = os.umask(0)  # nothing of it may depend on this
+    try:
+        broker = LocalBroker(store)
+    finally:
+        os.umask(before)
+    with broker:
+        run = broker.dispatch_workflow(adding().to_schema(), {"a": b"x" * 100_000})
+        with ProcessEngine(broker, [adding()], processes=1) as engine:
+            engine.work()
+            files = store.with_name("runs.db.files")
+            assert {path.parent.name for path in files.rglob("*") if path.is_file()} > {"values", "presence", "spools"}
+            assert {stat.S_IMODE(path.stat().st_mode) for path in (files, *files.iterdir()) if path.is_dir()} == {0o700}
+            for path in (*store.parent.glob("runs.db*"), *files.glob("*"), *files.glob("[ps]*/*")):
+                assert path.is_dir() or stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert broker.get_run(run).state is State.FAILED  # bytes are not added to numbers
+    wait_gone(broker.pid)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\n+x/b\n=c", "'; DROP TABLE runs; --?mode=memory&x=%00", "<b>\x1b[31m", "..runs", "-rf", "x" * 200]
+)
+def test_a_path_may_have_any_characters(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    with LocalBroker(folder / "runs.db") as broker:
+        run = broker.dispatch_workflow(adding().to_schema(), {"a": 1})
+        ProcessEngine(broker, [adding()], processes=1).work()
+        assert broker.result(run) == 22
+        assert broker.check() == []
+    wait_gone(broker.pid)
+    assert capfd.readouterr() == ("", "")
+    assert {path.name.removeprefix("runs.db") for path in folder.iterdir()} == {"", ".lock", ".files"}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\udcff", "/", "x" * 300])
+def test_a_path_that_cannot_be_used_is_a_store_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match=r"cannot be (used|locked|read)"):
+        LocalBroker(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_broker_on_a_store_is_refused_with_the_pid_of_the_first(closed: Path) -> None:

@@ -21,9 +21,11 @@ __all__ = [
     "Ownership",
     "check_application",
     "check_file",
+    "check_owner",
     "check_version",
     "file_system",
     "read_owner",
+    "resolve_store",
 ]
 
 #: In the header of a store, so that it is told from the SQLite files of other programs: "FuLi".
@@ -31,6 +33,8 @@ APPLICATION_ID = 0x46754C69
 #: Of the tables.
 VERSION = 2
 
+#: What is beside a store, as SQLite and we name it.
+_BESIDE = ("", ".lock", ".files", "-wal", "-shm", "-journal")
 _MAGIC = b"SQLite format 3\0"
 #: File systems of other machines: their locks and syncs do not promise what SQLite needs.
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "9p", "gpfs"}
@@ -47,7 +51,7 @@ class Ownership:
     def __init__(self, path: Path) -> None:
         lock = path.with_name(path.name + ".lock")
         try:
-            self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"the store {path} cannot be locked: {error}. Choose another place.") from error
         try:
@@ -69,20 +73,41 @@ class Ownership:
             self._fd = -1
 
 
+def resolve_store(path: str | os.PathLike[str]) -> Path:
+    """Return where a store is, whatever the current directory will be.
+
+    Raises:
+        StoreError: its path is none that every part of a program can handle.
+    """
+    try:
+        place = Path(path).expanduser().resolve()
+        str(place.with_name(place.name)).encode()  # it has a name, and a form in UTF-8
+    except (ValueError, RuntimeError) as error:
+        raise StoreError(
+            f"the store {os.fspath(path)!r} has a path that cannot be used: {error}. Rename it."
+        ) from error
+    return place
+
+
 def read_owner(path: Path) -> tuple[int | None, str]:
     """Return the process that has the store, or had it last, and the folder of its door; None and "" if unknown."""
     try:
-        pid, door, *_ = [*path.with_name(path.name + ".lock").read_text().split("\n"), "", ""]
-    except OSError:
+        with open(path.with_name(path.name + ".lock"), opener=_open_at_once) as file:
+            pid, door, *_ = [*file.read().split("\n"), "", ""]
+    except (OSError, UnicodeDecodeError):  # there is none, or somebody else has put something there
         return None, ""
     return int(pid) if pid.isdecimal() else None, door
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for whoever writes to it
 
 
 def check_file(path: Path) -> None:
     """Make sure that there is a store at ``path``, or that one can be made there.
 
     Raises:
-        StoreError: it is on a network, no file, no store, of a newer version, or cannot be written.
+        StoreError: it is on a network, of another user, no file, no store, of a newer version, or cannot be written.
         StoreDamaged: it is shorter than it says.
     """
     kind = file_system(path)
@@ -91,6 +116,7 @@ def check_file(path: Path) -> None:
             f"the store {path} is on a network file system ({kind}), which does not keep what SQLite needs to lose "
             "nothing. Choose a place on a local disk."
         )
+    check_owner(*(path.with_name(path.name + suffix) for suffix in _BESIDE))
     if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for whoever writes to it
         raise StoreError(f"{path} is no store of fuseline, and no regular file at all. Choose another place.")
     try:
@@ -110,6 +136,27 @@ def check_file(path: Path) -> None:
         _check_header(path, header)
         if not _has_log(path):  # else the rest may still be in there: whoever was copying it has been stopped
             _check_size(path, header, size)
+
+
+def check_owner(*paths: Path) -> None:
+    """Refuse what another user has put where a store is, or will be, and links that he has put there.
+
+    Values are pickles: whoever can write them can have any code run by those who read them.
+
+    Raises:
+        StoreError: there is something.
+    """
+    for path in paths:
+        for look in (os.lstat, os.stat):
+            try:
+                user = look(path).st_uid
+            except OSError:  # there is none; whoever opens it finds what else there may be
+                continue
+            if user != os.getuid():
+                raise StoreError(
+                    f"{path} belongs to another user ({user}), who could have put code into it that would run here. "
+                    "Make it your own, or choose another place."
+                )
 
 
 def _check_folder(path: Path) -> None:

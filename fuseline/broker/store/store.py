@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fuseline.broker.store.changes import Changes
 from fuseline.broker.store.database import Database
-from fuseline.broker.store.file import Ownership, check_file
+from fuseline.broker.store.file import Ownership, check_file, check_owner
 from fuseline.broker.store.rows import (
     MOVE_COLUMNS,
     OUTPUT_COLUMNS,
@@ -77,10 +77,12 @@ class Store:
         self.presence_folder = files / "presence"
         self.values_folder = files / "values"  #: of values that are too large for the store itself
         self.spools_folder = files / "spools"  #: of reports that may be on their way
+        folders = (files, self.presence_folder, self.values_folder, self.spools_folder)
         try:
             with _files_of(path):
-                for folder in (files, self.presence_folder, self.values_folder, self.spools_folder):
+                for folder in folders:
                     folder.mkdir(mode=0o700, exist_ok=True)
+            check_owner(*folders)
             self._db = Database(path)
             (self.epoch,) = self._db.one("SELECT value FROM meta WHERE name = 'epoch'")
             (self.last_number,) = self._db.one("SELECT coalesce(max(number), 0) FROM runs")
