@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from fuseline.broker.door import peer_of
 from fuseline.broker.wire import FROM_BROKER, TO_BROKER, FromBroker, Happened, Hello, News, Refused, ToBroker, Welcome
-from fuseline.channel import Channel, ProtocolError
+from fuseline.channel import Channel, EncodingError, ProtocolError
 from fuseline.errors import BrokerError
 from fuseline.messages import ReportAnswer, StepAssignment
 from fuseline.wakeup import wait_readable
@@ -101,7 +101,7 @@ class ClientLink:
         """Send a request and return its reply, which may take ``timeout`` seconds (None: any number).
 
         Raises:
-            FuselineError: the broker refuses, or does not answer in time.
+            FuselineError: the broker refuses, or does not answer in time; or the request has no form that travels.
             LinkLost: the link ended before the reply came.
         """
         with self._lock:
@@ -110,6 +110,8 @@ class ClientLink:
                 self._channel.send(request)
                 while not self._answers:
                     self._read(timeout)
+            except EncodingError as error:  # nothing of it is on its way
+                raise _cannot_be_sent(request, error) from error
             except BaseException:  # Ctrl-C, say: the next call would take this one's answer for its own
                 self._shut_down()
                 raise
@@ -125,10 +127,14 @@ class ClientLink:
 
         Raises:
             LinkLost: the link is closed. That it was lost is found out by the next who reads.
+            BrokerError: it has no form that travels.
         """
         with self._lock:
             self._check_open()
-            self._channel.send(request)
+            try:
+                self._channel.send(request)
+            except EncodingError as error:
+                raise _cannot_be_sent(request, error) from error
 
     def take_pushed(self) -> None:
         """Read what has come unasked, if there is something; if that is half a message, wait for the rest.
@@ -176,6 +182,12 @@ class ClientLink:
     def _check_open(self) -> None:
         if self._connection.fileno() < 0:
             raise LinkLost("the link is closed")
+
+
+def _cannot_be_sent(request: ToBroker, error: EncodingError) -> BrokerError:
+    return BrokerError(
+        f"{type(request).__name__} cannot be sent to the broker: {error}. Give ids and names that have a form in UTF-8."
+    )
 
 
 _links: weakref.WeakSet[ClientLink] = weakref.WeakSet()
