@@ -80,6 +80,8 @@ __all__ = ["LocalBroker"]
 
 #: Seconds in which a broker process must be there, started or found.
 _PATIENCE = 20.0
+#: Seconds in which it must have closed its store when the last program leaves: it may be writing to a slow disk.
+_FAREWELL = 30.0
 #: Seconds between two tries to reach one that is starting or ending.
 _PAUSE = 0.02
 #: Seconds between two looks for what children have left that have ended.
@@ -271,7 +273,10 @@ class LocalBroker(Broker):
                 raise BrokerError("the broker process has ended, and its runs with it. Give it a path to keep them.")
 
     def close(self) -> None:
-        """Leave the broker. If this was the last program, blocks until its store is closed. May be called twice."""
+        """Leave the broker. If this was the last program, blocks until its store is closed, half a minute at most.
+
+        May be called twice.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -284,7 +289,7 @@ class LocalBroker(Broker):
         if self._anchor is not None:
             self._anchor.close()
         with contextlib.suppress(LinkLost, FuselineError):  # what was acknowledged is stored, whatever it says now
-            self._main.call(Leave(), Done)
+            self._main.call(Leave(), Done, timeout=_FAREWELL)
         self._main.close()
         if self._presence is not None and not at_work:
             if (spools := self._place().spools) is not None:
