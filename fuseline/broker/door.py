@@ -127,10 +127,14 @@ class Door:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def knock(folder: Path) -> tuple[socket.socket, str]:
+def knock(folder: Path, *, waits: bool = True) -> tuple[socket.socket, str]:
     """Return a connection to the broker behind this door, and the key to show.
 
+    Args:
+        waits: whether to wait for a broker that has not let in those who came before, because it was stopped, say.
+
     Raises:
+        BlockingIOError: it would have to be waited for.
         OSError: there is none, or one of another user.
     """
     if not folder.is_absolute() or folder.stat().st_uid != os.getuid():
@@ -138,7 +142,9 @@ def knock(folder: Path) -> tuple[socket.socket, str]:
     key = (folder / "key").read_text()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        connection.setblocking(waits)
         connection.connect(str(folder / "socket"))
+        connection.setblocking(True)
         _check_peer(connection)
     except BaseException:
         connection.close()
@@ -189,7 +195,9 @@ def sweep_doors() -> None:
     for folder in runtime_folder().glob(f"{DOOR_PREFIX}*"):
         try:
             is_new = time.time() - folder.stat().st_mtime < _MAKING
-            connection = None if is_new else knock(folder / "door")[0]
+            connection = None if is_new else knock(folder / "door", waits=False)[0]
+        except BlockingIOError:  # somebody is there, and does not answer
+            continue
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
         else:

@@ -22,7 +22,7 @@ import pytest
 
 from fuseline.broker import LocalBroker
 from fuseline.broker.base import encode_inputs
-from fuseline.broker.door import Door, knock, runtime_folder
+from fuseline.broker.door import Door, knock, runtime_folder, sweep_doors
 from fuseline.broker.link import ClientLink, LinkLost
 from fuseline.broker.server import Server
 from fuseline.broker.wire import (
@@ -313,6 +313,24 @@ def test_a_folder_that_others_can_reach_is_not_used(tmp_path: Path, monkeypatch:
     (tmp_path / "fuseline").symlink_to(tmp_path)
     with pytest.raises(BrokerError, match="others can reach it"):
         runtime_folder()
+
+
+def test_a_broker_that_is_stopped_keeps_no_other_from_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start knocks at all doors that there are, and a door that nobody opens has room for so many."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("fuseline.broker.door._MAKING", -1.0)
+    (runtime_folder() / "broker-stopped").mkdir()
+    door = Door(runtime_folder() / "broker-stopped" / "door")
+    sweeping = threading.Thread(target=lambda: [sweep_doors() for _ in range(300)], daemon=True)
+    sweeping.start()
+    sweeping.join(HANG)
+    try:
+        assert not sweeping.is_alive()
+        assert door.is_there
+    finally:
+        door.close()
 
 
 def test_a_watcher_that_does_not_read_is_cut_off(
