@@ -221,9 +221,11 @@ def test_ctrl_c_while_a_broker_is_silent_ends_the_program(run: Run, tmp_path: Pa
     with run(source, str(store)) as program:
         program.wait_said("\n")
         silent = int((tmp_path / "err").read_text().split()[0])
-        program.signal(signal.SIGINT)
-        assert program.end()[0] in INTERRUPTED
-        os.kill(silent, signal.SIGCONT)
+        try:
+            program.signal(signal.SIGINT)
+            assert program.end()[0] in INTERRUPTED
+        finally:
+            os.kill(silent, signal.SIGCONT)
     wait_nobody(tmp_path)
     assert go_on(store) in (0, 1)
 
