@@ -93,12 +93,11 @@ def failed(assignment: StepAssignment, error: Exception) -> StepReport:
     return msgspec.structs.replace(done(assignment, state=State.FAILED), error=error)
 
 
-@pytest.mark.parametrize("again", ENDS)
-def test_a_second_report_changes_nothing(desk: Desk, again: State) -> None:
+def test_a_second_report_changes_nothing(desk: Desk) -> None:
     assert desk.report(done(desk.first, "first")) == (ReportStatus.ACCEPTED, State.SUCCEEDED)
-    assert desk.is_stale(done(desk.first, "second", again))
+    assert all(desk.is_stale(done(desk.first, "second", again)) for again in ENDS)
     assert desk.finish() == ["Double", "first"]
-    assert desk.is_stale(done(desk.first, "third", again))
+    assert all(desk.is_stale(done(desk.first, "third", again)) for again in ENDS)
     assert desk.broker.get_run(desk.run).steps["Add"].attempts == 1
 
 

@@ -262,11 +262,6 @@ PROGRAMS = {
                 print(adding().run({"a": 1}, broker=broker))
         asyncio.run(main())
     """,
-    "a worker of a pool of threads": """
-        with LocalBroker(store) as broker, ThreadPoolExecutor(2) as pool:
-            [result] = pool.map(lambda a: adding().run({"a": a}, broker=broker), [1])
-            print(result)
-    """,
     "an exit in the middle": """
         broker = LocalBroker(store)
         print(adding().run({"a": 1}, broker=broker))
@@ -275,7 +270,6 @@ PROGRAMS = {
 }
 IMPORTS = """
 import asyncio, sys, threading
-from concurrent.futures import ThreadPoolExecutor
 from fuseline import ProcessEngine
 from fuseline.broker import LocalBroker
 from workflows import adding
