@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
 import tempfile
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +21,8 @@ class Gate:
     """Two named pipes: one says that the step has entered, the other lets it go on. Picklable; use it with ``with``.
 
     In the step: ``gate.enter()`` blocks until the test opens the gate. In the test: ``gate.wait_entered()``, then
-    ``gate.open()``. One gate can be entered by several steps; open it as often.
+    ``gate.open()``. One gate can be entered by several steps; open it as often. A program that is no step gets the
+    ``folder``, and has the gate by ``Gate.at(folder)``.
 
     Args:
         patience: seconds after which ``wait_entered`` gives up.
@@ -29,18 +32,26 @@ class Gate:
         self._set(tempfile.mkdtemp(prefix="fuseline-gate-"), patience)
         for path in (self._entered, self._go):
             os.mkfifo(path)
-        # Always open here: what is in a pipe outlives its writer then, and who waits for more does not meet its end.
-        self._fds = [os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in (self._entered, self._go)]
-        self._unread = b""
+        # What is in a pipe outlives its writer while we have it open, and who waits for more does not meet its end.
+        for path in (self._entered, self._go):
+            self._open.enter_context(_opened(path))
+
+    @classmethod
+    def at(cls, folder: str, patience: float = HANG) -> Self:
+        """Return the gate with this ``folder``, which another process has made."""
+        gate = cls.__new__(cls)
+        gate._set(folder, patience)
+        return gate
 
     def _set(self, folder: str, patience: float) -> None:
-        self._folder = folder
+        self.folder = folder
         self._patience = patience
         self._entered = os.path.join(folder, "entered")
         self._go = os.path.join(folder, "go")
+        self._open = contextlib.ExitStack()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_elsewhere, (self._folder, self._patience)
+        return Gate.at, (self.folder, self._patience)
 
     def enter(self, text: str = "") -> None:
         """Say that the step is here, with a line of text, and wait until the gate is opened."""
@@ -58,22 +69,23 @@ class Gate:
         Raises:
             AssertionError: none came.
         """
-        while b"\n" not in self._unread:
-            readable, _, _ = select.select([self._fds[0]], [], [], self._patience)
-            assert readable, "no step has entered the gate"
-            self._unread += os.read(self._fds[0], 4096)
-        text, self._unread = self._unread.split(b"\n", 1)
-        return text.decode()
+        text = b""
+        with _opened(self._entered) as fd:
+            while not text.endswith(b"\n"):
+                readable, _, _ = select.select([fd], [], [], self._patience)
+                assert readable, "no step has entered the gate"
+                text += os.read(fd, 1)
+        return text.decode().rstrip("\n")
 
     def open(self) -> None:
         """Let one step go on that waits, or will wait."""
-        os.write(self._fds[1], b"g")
+        with _opened(self._go) as fd:
+            os.write(fd, b"g")
 
     def close(self) -> None:
         """Remove the gate. Whoever stands in it goes on, and whoever comes later gets an error."""
-        while self._fds:
-            os.close(self._fds.pop())
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._open.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -84,8 +96,11 @@ class Gate:
         self.close()
 
 
-def _from_elsewhere(folder: str, patience: float) -> Gate:
-    """Return a gate to enter, which another process has made."""
-    gate = Gate.__new__(Gate)
-    gate._set(folder, patience)
-    return gate
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A pipe that is open for both ends, so that this does not wait for somebody at the other one."""
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -316,10 +316,10 @@ def test_a_folder_that_others_can_reach_is_not_used(tmp_path: Path, monkeypatch:
 
 
 def test_a_broker_that_is_stopped_keeps_no_other_from_its_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each start knocks at all doors that there are, and a door that nobody opens has room for so many."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
     monkeypatch.setattr("fuseline.broker.door._MAKING", -1.0)
     (runtime_folder() / "broker-stopped").mkdir()
     door = Door(runtime_folder() / "broker-stopped" / "door")

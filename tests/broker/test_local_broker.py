@@ -190,8 +190,7 @@ WORKER = """
     workflow = Workflow(outputs=[Hold()], name="hold")
     broker = LocalBroker(sys.argv[1])
     if len(sys.argv) > 2:
-        gate = Gate.__new__(Gate)
-        gate._folder, gate._entered, gate._go = sys.argv[2:5]
+        gate = Gate.at(sys.argv[2])
         print(broker.dispatch_workflow(workflow.to_schema(), {"gate": gate}), flush=True)
     ProcessEngine(broker, [workflow], processes=1).work()
     broker.close()
@@ -206,7 +205,7 @@ def start(tmp_path: Path, *arguments: Any) -> subprocess.Popen[str]:
 
 def test_the_step_of_a_worker_that_is_killed_goes_to_another(store: Path, tmp_path: Path) -> None:
     with Gate() as gate, LocalBroker(store) as broker:
-        with start(tmp_path, store, gate._folder, gate._entered, gate._go) as first:
+        with start(tmp_path, store, gate.folder) as first:
             assert first.stdout is not None
             run = first.stdout.readline().strip()
             gate.wait_entered()

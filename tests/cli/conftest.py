@@ -41,9 +41,7 @@ class Double(Step):
 
 class Hold(Step):
     def run_step(self, folder: str) -> str:
-        gate = Gate.__new__(Gate)
-        gate._entered, gate._go = f"{folder}/entered", f"{folder}/go"
-        gate.enter()
+        Gate.at(folder).enter()
         return "held"
 
 

@@ -170,11 +170,11 @@ def test_run_says_that_others_wait_for_the_same_workflow(call: Call) -> None:
 
 
 def test_run_ends_with_its_own_runs_and_leaves_those_of_others(call: Call, start: Start, gate: Gate) -> None:
-    [theirs] = call("dispatch", "pipeline.py:hold", "-i", f"folder={gate._folder}").out.split()
+    [theirs] = call("dispatch", "pipeline.py:hold", "-i", f"folder={gate.folder}").out.split()
     other = start("worker", "pipeline.py:hold", "-p", "1")
     gate.wait_entered()
     with Gate() as second:
-        ours = start("run", "pipeline.py:hold", "-i", f"folder={second._folder}", "-p", "1")
+        ours = start("run", "pipeline.py:hold", "-i", f"folder={second.folder}", "-p", "1")
         second.wait_entered()
         second.open()
         code, out, err = end(ours)  # the other run still holds
@@ -194,7 +194,7 @@ def test_run_ends_with_its_own_runs_and_leaves_those_of_others(call: Call, start
 def test_a_signal_lets_what_runs_finish_and_says_how_to_go_on(
     number: signal.Signals, code: int, start: Start, gate: Gate, call: Call
 ) -> None:
-    file = lines_of("in.jsonl", {"folder": gate._folder}, {"folder": gate._folder})
+    file = lines_of("in.jsonl", {"folder": gate.folder}, {"folder": gate.folder})
     process = start("run", "pipeline.py:hold", "--inputs", file, "-p", "1")
     gate.wait_entered()
     process.send_signal(number)
@@ -215,7 +215,7 @@ def test_a_signal_lets_what_runs_finish_and_says_how_to_go_on(
 
 
 def test_a_worker_that_is_stopped_says_how_to_go_on(start: Start, gate: Gate, call: Call) -> None:
-    call("dispatch", "pipeline.py:hold", "-i", f"folder={gate._folder}")
+    call("dispatch", "pipeline.py:hold", "-i", f"folder={gate.folder}")
     process = start("worker", "pipeline.py:hold", "-p", "1")
     gate.wait_entered()
     process.send_signal(signal.SIGINT)
@@ -229,7 +229,7 @@ def test_a_worker_that_is_stopped_says_how_to_go_on(start: Start, gate: Gate, ca
 
 
 def test_a_run_that_was_killed_can_be_resumed(start: Start, gate: Gate, call: Call) -> None:
-    process = start("run", "pipeline.py:hold", "-i", f"folder={gate._folder}", "-p", "1")
+    process = start("run", "pipeline.py:hold", "-i", f"folder={gate.folder}", "-p", "1")
     gate.wait_entered()
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
@@ -341,7 +341,7 @@ def test_whoever_waits_is_told_that_the_last_worker_has_gone(start: Start, gate:
     with LocalBroker(os.environ["FUSELINE_STORE"]) as broker:
         while not broker.status().workers:
             pass
-    process = start("dispatch", "pipeline.py:hold", "-i", f"folder={gate._folder}", "--wait")
+    process = start("dispatch", "pipeline.py:hold", "-i", f"folder={gate.folder}", "--wait")
     assert process.stderr is not None
     assert "1 worker serves 'hold'" in process.stderr.readline()
     gate.wait_entered()

@@ -32,8 +32,7 @@ HOLDING = """
         def run_step(self, text):
             return text
 
-    gate = Gate.__new__(Gate)
-    gate._folder, gate._entered, gate._go = sys.argv[1:4]
+    gate = Gate.at(sys.argv[1])
     hold = Hold()
     report = Report()
     hold >> report
@@ -51,7 +50,7 @@ HOLDING = """
 
 def holding(folder: Path, gate: Gate, executor: str = "loky", after: str = "") -> Program:
     source = HOLDING.format(executor=executor, after=after or "pass")
-    return Program(folder, source, gate._folder, gate._entered, gate._go)
+    return Program(folder, source, gate.folder)
 
 
 def test_a_script_without_a_guard_works(tmp_path: Path) -> None:

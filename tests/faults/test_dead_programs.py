@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -21,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # programs get it as an argument
 from arena import wait_for_end
 
 PROGRAM = """
-    import pickle
     import sys
     sys.path.insert(0, sys.argv[4])
     from fuseline import MemoryBroker, ProcessEngine, Workflow
     from fuseline.broker import LocalBroker
+    from fuseline.testing import Gate
     from stuck import Stuck
 
-    gate, how, kind = pickle.loads(bytes.fromhex(sys.argv[1])), *sys.argv[2:4]
+    gate, how, kind = Gate.at(sys.argv[1]), *sys.argv[2:4]
     workflow = Workflow(outputs=[Stuck()])
     broker = LocalBroker() if kind == "local" else MemoryBroker()
     engine = ProcessEngine(broker, [workflow], processes=2)
@@ -42,8 +41,7 @@ PROGRAM = """
 @pytest.mark.parametrize("dies", ["program", "program with a broker process", "program and broker"])
 def test_nothing_is_left(dies: str, how: str, gate: Gate) -> None:
     kind = "memory" if dies == "program" else "local"
-    gate_here = pickle.dumps(gate).hex()
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), gate_here, how, kind, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), gate.folder, how, kind, str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program, contextlib.ExitStack() as net:
         net.callback(program.kill)  # or a test that fails would wait for it
         assert program.stdout is not None

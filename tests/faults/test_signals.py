@@ -176,8 +176,7 @@ HOLDING = """
     from fuseline.testing import Gate
     from workflows import Add, Hold
 
-    gate = Gate.__new__(Gate)
-    gate._folder, gate._entered, gate._go = sys.argv[2:]
+    gate = Gate.at(sys.argv[2])
     with LocalBroker(sys.argv[1]) as broker:
         broker.dispatch_workflow(Workflow(outputs=[Hold()], name="hold").to_schema(), {"gate": gate})
         ProcessEngine(broker, [Workflow(outputs=[Hold()], name="hold")], processes=1).work()
@@ -190,7 +189,7 @@ HOLDING = """
 def test_a_hail_of_signals_ends_all_of_it(
     run: Run, tmp_path: Path, gate: Gate, number: signal.Signals, codes: set[int]
 ) -> None:
-    with run(HOLDING, str(tmp_path / "runs.db"), gate._folder, gate._entered, gate._go) as program:
+    with run(HOLDING, str(tmp_path / "runs.db"), gate.folder) as program:
         gate.wait_entered()
         while program.process.poll() is None:  # five come within 100 ms, and more if they are not heeded
             program.signal(number)
@@ -324,11 +323,10 @@ def test_ctrl_c_ends_asyncio_with_what_runs(run: Run, tmp_path: Path, gate: Gate
         from fuseline.testing import Gate
         from workflows import Hold
 
-        gate = Gate.__new__(Gate)
-        gate._folder, gate._entered, gate._go = sys.argv[1:]
+        gate = Gate.at(sys.argv[1])
         asyncio.run(Workflow(outputs=[Hold()]).run_async({"gate": gate}))
     """
-    with run(source, gate._folder, gate._entered, gate._go) as program:
+    with run(source, gate.folder) as program:
         gate.wait_entered()
         program.signal(signal.SIGINT)
         assert program.end()[0] in INTERRUPTED
