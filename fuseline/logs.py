@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -58,7 +57,8 @@ class RecordSender(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             if os.getpid() != self._pid or not self._send(_travelling(record)):
-                sys.stderr.write(f"{self.format(record)}\n")  # a fork of the child; or a handler of a signal
+                # A fork of the child; or the handler of a signal, which must not touch a buffer that may be in use.
+                os.write(2, f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
         except Exception:
             self.handleError(record)
 

@@ -33,9 +33,10 @@ from fuseline.channel import EncodingError, ProtocolError
 from fuseline.encoding import encode_error
 from fuseline.errors import FuselineError, NotPicklableError
 from fuseline.executors.base import never_started
+from fuseline.executors.listener import Listener
 from fuseline.executors.pump import Pump
 from fuseline.executors.verdict import asks_for_a_new_child, explained, killed, what_ended
-from fuseline.logs import Logged, LogLevels, hand_on
+from fuseline.logs import Logged, LogLevels
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes.child import Child
 from fuseline.processes.memory import MemoryWatch
@@ -69,8 +70,6 @@ _CLOSING_GRACE = 5.0
 _DYING_ALLOWANCE = 0.5
 #: Seconds between two tries to start a child where the system refuses, or children die early, while others work.
 _REST = 1.0
-#: Seconds in which nothing is read of what a child prints, when it is more than can be shown.
-_PAUSE = 0.05
 #: Seconds that an attempt may run before those that wait behind it are taken back.
 _PATIENCE = 0.1
 
@@ -113,9 +112,7 @@ class Slot:
         self._is_closing = False  #: whether no child is to come after this one
         self._failed_run: str | None = None  #: a run of which the child begins nothing of what waits there
         self._wants_write = False
-        self._marked: list[int] = []  #: streams in which the end of the attempt was marked whose report comes next
-        self._listens_again = math.inf  #: when to listen again to what the child prints
-        self._last_words = ""  #: what a child has printed that has ended
+        self._listener = Listener(desk.selector, desk.pump, self)  #: to the child
         self._rests_until = 0.0  #: when to try again to start a child
         self._begin_by = 0.0  #: when the first of the queue must have begun
         self._due: float | None = None  #: when to look at the deadline of the first, or at the end of the child
@@ -163,7 +160,7 @@ class Slot:
         """Return when ``look`` must be called even if nothing comes in, in monotonic seconds."""
         behind = self._patient_until if len(self.queue) > 1 else None
         memory = None if self._memory is None else self._memory.due
-        times = (self._due, behind, memory, self._listens_again)
+        times = (self._due, behind, memory, self._listener.due)
         return min((when for when in times if when is not None), default=None)
 
     # -- assignments --------------------------------------------------------------------------------------------------
@@ -180,34 +177,14 @@ class Slot:
         self._known = set()
         self._last_token = self._served = 0
         settings = msgspec.structs.replace(self._desk.settings, log_levels=LogLevels.current())
-        self.child = child = Child(partial(child_main, settings), self._desk.environment, FROM_CHILD, self._show)
+        self._listener = Listener(self._desk.selector, self._desk.pump, self)
+        environment, show = self._desk.environment, self._listener.show
+        self.child = child = Child(partial(child_main, settings), environment, FROM_CHILD, show)
+        self._listener.output = child.output
+        self._listener.listen()
         self._wants_write = False
-        self._marked = []
-        self._watch_output()
         self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
         self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))
-
-    def _show(self, stream: int, text: bytes) -> None:
-        """Let what the child prints be seen, but for the last words of one that is killed: its error has them."""
-        if self._verdict is None:
-            self._desk.pump.put(stream, text)
-
-    def _watch_output(self) -> None:
-        """Listen to what the child prints, from its start on and after a pause."""
-        assert self.child is not None
-        self._listens_again = math.inf
-        for number, fd in enumerate(self.child.output.filenos()):
-            if fd not in self._desk.selector.get_map():
-                self._desk.selector.register(fd, selectors.EVENT_READ, (self, number))
-
-    def _read_output(self, number: int) -> None:
-        assert self.child is not None
-        fds = self.child.output.filenos()
-        if self._desk.pump.is_full:
-            self._unregister(fds)
-            self._listens_again = time.monotonic() + _PAUSE
-        elif not self.child.output.read(number):
-            self._unregister([fds[number]])
 
     def put(self, assignment: StepAssignment) -> None:
         """Accept an assignment for the child, which gets it with the next ``flush``."""
@@ -268,7 +245,7 @@ class Slot:
         if self.child is None:
             return  # its pipe and its exit were in the same batch
         if isinstance(what, int):
-            self._read_output(what)
+            self._listener.read(what)
             return
         if what == "exit":
             self._advance()
@@ -330,11 +307,10 @@ class Slot:
             return
         assert self.child is not None
         if isinstance(message, Logged):
-            record = hand_on(message)
-            self.child.output.note(f"{record.levelname} {record.name}: {record.getMessage()}")
+            self._listener.log(message)
             return
         if isinstance(message, Printed):
-            self._marked = message.streams
+            self._listener.expect(message.streams)
             return
         if isinstance(message, Spent):
             self._retire(message.fault)
@@ -348,8 +324,7 @@ class Slot:
             self._desk.reports.append(never_started(first))
         else:
             self._last_token = message.token
-            output = self.child.output.finish(message.token, self._marked)
-            self._marked = []
+            output = self._listener.finish(message.token)
             self._desk.reports.append(explained(message, first, self.child.pid, output))
             if stops_run(first, message):
                 self._failed_run = first.instance_id
@@ -367,8 +342,8 @@ class Slot:
 
     def look(self, now: float) -> None:
         """Act on what is due at ``now``."""
-        if now >= self._listens_again and self.child is not None:
-            self._watch_output()
+        if now >= self._listener.due and self.child is not None:
+            self._listener.listen()
         if len(self.queue) > 1 and self._patient_until is not None and now >= self._patient_until:
             if self.child is not None and self.child.stamp.read().token == self._last_token:
                 self._patient_until = now + _PATIENCE  # the first is still on its way there: it may be large
@@ -517,6 +492,7 @@ class Slot:
         assert self.child is not None
         self.take_back()
         self._verdict = verdict
+        self._listener.shows = False
         self._due = now = time.monotonic()
         self.child.end(now, self._desk.grace if grace is None else grace)
 
@@ -524,17 +500,19 @@ class Slot:
         """Bring the end of the child forward, and settle its assignment once nothing is left of it."""
         child = self.child
         assert child is not None
-        fds = (child.fileno(), child.exit_fd, *child.output.filenos())
+        fds = (child.fileno(), child.exit_fd)
         if child.has_exited():
             self.take_back()
             self._read()  # drain, then judge
             self._unregister(fds)
-            self._last_words += child.output.rest()
+            self._listener.stop()
+            self._listener.hear_out()
         stamp = child.stamp.read()
         self._due = child.advance(time.monotonic())
         if not child.is_gone:
             return
         self._unregister(fds)  # it may have been given up while it lives
+        self._listener.stop()
         self.child = None
         was_ready, self.is_ready = self.is_ready, False
         if not was_ready and self._verdict in (None, Outcome.LOST) and self._close_by is None:
@@ -547,7 +525,6 @@ class Slot:
     def _settle(self, child: Child[FromChild], token: int, picked_up: float) -> None:
         """Judge what the dead child had begun, and put back what it had not."""
         verdict, self._verdict = self._verdict, None
-        output, self._last_words = self._last_words, ""
         used, self._memory_used = self._memory_used, None
         self._watch_memory(None, 0.0)
         left, self.queue = list(self.queue), deque()
@@ -557,7 +534,7 @@ class Slot:
         if left and (started is not None or verdict is Outcome.KILLED):
             first = left.pop(0)
             error = what_ended(first, verdict, child.pid, child.returncode, used)
-            self._report_end(first, verdict or Outcome.LOST, error, started, child.pid, output)
+            self._report_end(first, verdict or Outcome.LOST, error, started, child.pid, self._listener.last_words)
             self.wants_child = self._close_by is None
         while token in [assignment.token for assignment in left]:
             # A step wrote into the pipe, and what came after it went unheard: not the doing of these.

@@ -103,8 +103,8 @@ class _Server:
         self._stamp = stamp
         self._tickets = tickets
         self._streams = streams
-        self._sending = threading.Lock()
-        self._sender: int | None = None  #: the thread that has the lock
+        self._sending = threading.RLock()  # not a plain one: the handler of a signal may come while we have it
+        self._is_sending = False
         self._pid = os.getpid()
         self._pickles: dict[str, bytes] = {}
         self._hosted: dict[str, Hosted] = {}
@@ -203,14 +203,14 @@ class _Server:
 
     def _send(self, message: FromChild) -> bool:
         """Send a message; return whether that is possible, which it is not from within another call of this."""
-        if self._sender == threading.get_ident():
-            return False
         with self._sending:
-            self._sender = threading.get_ident()
+            if self._is_sending:
+                return False
+            self._is_sending = True
             try:
                 self._channel.send(message)
             finally:
-                self._sender = None
+                self._is_sending = False
         return True
 
     def _load(self, workflow_id: str) -> Hosted:

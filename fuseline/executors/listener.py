@@ -1,0 +1,86 @@
+"""Listener: hears what one child prints and logs, shows it, and keeps what belongs to each attempt."""
+
+from __future__ import annotations
+
+import math
+import selectors
+import time
+from collections.abc import Collection
+from typing import Any
+
+from fuseline.executors.pump import Pump
+from fuseline.logs import Logged, hand_on
+from fuseline.processes.output import Output
+
+__all__ = ["Listener"]
+
+#: Seconds in which nothing is read, when it is more than can be shown.
+_PAUSE = 0.05
+
+
+class Listener:
+    """Listens from the start of a child to its end.
+
+    Args:
+        key: what the selector is told of the pipes; each goes with the number of its stream, ``(key, number)``.
+    """
+
+    output: Output  #: set once the child is there
+
+    def __init__(self, selector: selectors.BaseSelector, pump: Pump, key: Any) -> None:
+        self.shows = True  #: whether what is heard is shown; the last words of who is killed are for its error only
+        self.due = math.inf  #: when to ``listen`` again, in monotonic seconds
+        self._selector = selector
+        self._pump = pump
+        self._key = key
+        self._marked: Collection[int] = ()
+        self._last_words = ""
+
+    def show(self, stream: int, text: bytes) -> None:
+        """Show what was heard."""
+        if self.shows:
+            self._pump.put(stream, text)
+
+    def listen(self) -> None:
+        """Listen, from now on or after a pause."""
+        self.due = math.inf
+        for number, fd in enumerate(self.output.filenos()):
+            if fd not in self._selector.get_map():
+                self._selector.register(fd, selectors.EVENT_READ, (self._key, number))
+
+    def read(self, number: int) -> None:
+        """Hear some of what is in a stream, or pause if there is too much that was not shown yet."""
+        if self._pump.is_full:
+            self.stop()
+            self.due = time.monotonic() + _PAUSE
+        elif not self.output.read(number):
+            self._selector.unregister(self.output.filenos()[number])
+
+    def stop(self) -> None:
+        """Listen no more."""
+        for fd in self.output.filenos():
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+
+    def log(self, logged: Logged) -> None:
+        """Give a record to the handlers of this program, and keep it for its attempt."""
+        record = hand_on(logged)
+        self.output.note(f"{record.levelname} {record.name}: {record.getMessage()}")
+
+    def expect(self, marked: Collection[int]) -> None:
+        """Take note that the end of the attempt whose report comes next was marked in these streams."""
+        self._marked = marked
+
+    def finish(self, token: int) -> str:
+        """Return what an attempt has printed whose report has come."""
+        marked, self._marked = self._marked, ()
+        return self.output.finish(token, marked)
+
+    def hear_out(self) -> None:
+        """Hear the last words of a child that has exited."""
+        self._last_words += self.output.rest()
+
+    @property
+    def last_words(self) -> str:
+        """What ``hear_out`` has heard: the output of the attempt that the child has died in."""
+        return self._last_words
