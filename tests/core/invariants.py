@@ -45,6 +45,7 @@ class Witness:
             self._outcomes.pop(key, None)
             self._causes[key] = run.attempts[run.plan.index[name]]
         check_scheduler(self._scheduler, self._resumed)
+        self._see_outcomes(run)  # of one that ends at once, because nothing of it has to start anew
 
     def see(self, event: Event, commands: list[Command]) -> None:
         """Check what followed from ``event``, and everything that must be true now."""
