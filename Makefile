@@ -13,8 +13,8 @@ help: ## show this list
 demo: $(VENV)/.run ## measure the standard library's code on all cores (ARGS=--hostile adds steps that hang and crash)
 	@$(BIN)/fuseline demo $(ARGS)
 
-test: $(VENV)/.dev ## run the tests in random order (ARGS="-k retry" picks some; PYTHON=python3.13 VENV=.venv-3.13: another Python)
-	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
+test: $(VENV)/.dev ## run the tests (ARGS="-k retry" picks some, "-p randomly" shuffles; PYTHON=python3.13 VENV=.venv-3.13: another Python)
+	$(BIN)/python -m pytest -n logical --dist worksteal -p no:randomly $(ARGS)
 
 torture: $(VENV)/.peers ## compare how process pools bear hostile steps (ARGS="--only fuseline,loky --markdown")
 	$(BIN)/python -m benchmarks.torture $(ARGS)

@@ -54,13 +54,16 @@ class Listener:
             self.stop()
             self.due = time.monotonic() + _PAUSE
         elif not self.output.read(number):
-            self._selector.unregister(self.output.filenos()[number])
+            self._unregister(self.output.filenos()[number])
 
     def stop(self) -> None:
         """Listen no more."""
         for fd in self.output.filenos():
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
+            self._unregister(fd)
+
+    def _unregister(self, fd: int) -> None:
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
 
     def log(self, logged: Logged) -> None:
         """Give a record to the handlers of this program, and keep it for its attempt."""

@@ -245,6 +245,8 @@ class Slot:
         if self.child is None:
             return  # its pipe and its exit were in the same batch
         if isinstance(what, int):
+            if not self.child.channel.has_ended:
+                self._read()  # first, or what comes after a report would be taken for what was before it
             self._listener.read(what)
             return
         if what == "exit":

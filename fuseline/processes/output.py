@@ -3,16 +3,18 @@
 The standard output and error of a child are two pipes to its program, so that whatever writes there is heard, C code
 and what the child has started included, and so that a child which prints more than its program can show has to wait.
 After an attempt the child writes a mark into the pipes, and then its report into the other pipe: so when the report is
-there, all that belongs to the attempt is there, too. An attempt that has printed nothing leaves no mark.
+there, all that belongs to the attempt is there, too. Where all was read before the attempt has ended, there is no mark.
 
 What is kept of an attempt is its end.
 """
 
 from __future__ import annotations
 
+import fcntl
 import heapq
 import os
 import struct
+import termios
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
@@ -48,6 +50,14 @@ class OutputMarks:
             os.write(self.fds[stream], self._secret + _TOKEN.pack(token))
         except OSError:  # the step has closed it, or made it one that does not block: then it has to do without
             pass
+
+    def has_unread(self, stream: int) -> bool:
+        """Return, in the child, whether the program has not yet read all of a stream."""
+        try:
+            unread = fcntl.ioctl(self.fds[stream], termios.FIONREAD, bytes(4))
+        except OSError:  # the step has closed it
+            return False
+        return any(unread)
 
     def close(self) -> None:
         for fd in self.fds:
@@ -89,13 +99,13 @@ class Output:
             self._notes.popleft()
 
     def finish(self, token: int, marked: Collection[int]) -> str:
-        """Return what an attempt has printed, as UTF-8 or the like.
+        """Return what an attempt has printed, as UTF-8 or the like. Nothing after its report must have been read yet.
 
         Args:
-            marked: the streams with a mark at its end.
+            marked: the streams with a mark at its end; of others, all that was read is of the attempt.
         """
-        pieces = [self._streams[stream].finish(token) for stream in marked]
-        return self._joined(pieces)
+        streams = enumerate(self._streams)
+        return self._joined([each.finish(token) if i in marked else each.take() for i, each in streams])
 
     def rest(self) -> str:
         """Return what was printed since the last mark, of a child that has ended."""
@@ -158,7 +168,7 @@ class _Stream:
                 break
             self._add(text[:start])
             (token,) = _TOKEN.unpack_from(text, start + _SECRET)
-            self._finished[token] = self._take()
+            self._finished[token] = self.take()
             text = text[end:]
         if start < 0:
             start = len(text) - _overlap(text, self._secret)
@@ -176,7 +186,7 @@ class _Stream:
             _, dropped = self._pieces.popleft()
             self._dropped += len(dropped)
 
-    def _take(self) -> list[Piece]:
+    def take(self) -> list[Piece]:
         """Return what was printed since the last mark, and forget it."""
         pieces = list(self._pieces)
         if self._dropped:
@@ -191,7 +201,7 @@ class _Stream:
         """Return what was printed before the mark of ``token``, which is there if it was written at all."""
         self._read_until(lambda: token in self._finished)
         if token not in self._finished:
-            return self._take()
+            return self.take()
         while (first := next(iter(self._finished))) != token:
             del self._finished[first]  # nobody has asked for it: its report came too late
         return self._finished.pop(token)
@@ -200,7 +210,7 @@ class _Stream:
         self._read_until(lambda: False)
         self._add(self._unread)
         self._unread = b""
-        return self._take()
+        return self.take()
 
     def _read_until(self, is_enough: Callable[[], bool]) -> None:
         for _ in range(100):  # processes that the child has left may print for ever

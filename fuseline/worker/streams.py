@@ -40,14 +40,15 @@ class Streams:
         """Mark the end of an attempt that took so long.
 
         Returns:
-            The streams that were marked: those that it may have used.
+            The streams that were marked: those that it has used, if not all of that has been heard by now.
         """
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # closed or replaced by the step: its own affair
                 pass
-        used = [number for number, writer in enumerate(self._writers) if writer.was_used or seconds >= _LONG]
+        is_long = seconds >= _LONG
+        used = [i for i, each in enumerate(self._writers) if each.was_used or (is_long and self._marks.has_unread(i))]
         for number in used:
             self._writers[number].was_used = False
             self._marks.put(number, token)
