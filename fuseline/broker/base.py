@@ -237,7 +237,7 @@ class Broker(ABC):
 
     @abstractmethod
     def get_output(self, instance_id: str, step_name: str, attempt: int | None = None) -> str:
-        """Return the end of what an attempt has printed and logged, some ten thousand characters at most.
+        """Return the end of what an attempt has printed and logged, a hundred thousand bytes at most.
 
         It is as the step has written it, escape sequences included. Empty if it has printed nothing, if it has not
         ended, or if its executor does not keep what is printed.

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from fuseline.errors import UnknownStepError
 from fuseline.records import RunRecord
 
 __all__ = ["Outputs", "check_attempt"]
 
-#: Characters in all; the oldest go first.
+#: Characters in all; those of the run that was the first to print go first.
 _MOST = 64 << 20
 
 
 class Outputs:
-    """What attempts have printed, the newest of it."""
+    """What attempts have printed, of the newest runs."""
 
     def __init__(self) -> None:
         self._texts: dict[str, dict[tuple[str, int], str]] = {}  #: {run: {(step, attempt): text}}
-        self._order: deque[tuple[str, tuple[str, int]]] = deque()
         self._size = 0
 
     def add(self, instance_id: str, step_name: str, attempt: int, text: str) -> None:
         """Keep the output of an attempt."""
         self._texts.setdefault(instance_id, {})[step_name, attempt] = text
-        self._order.append((instance_id, (step_name, attempt)))
         self._size += len(text)
         while self._size > _MOST:
-            oldest, key = self._order.popleft()
-            self._size -= len(self._texts.get(oldest, {}).pop(key, ""))
+            self.forget(next(iter(self._texts)))
 
     def get(self, instance_id: str, step_name: str, attempt: int) -> str:
         """Return the output of an attempt; empty if there is none."""

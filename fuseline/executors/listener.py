@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import selectors
 import time
@@ -13,6 +14,8 @@ from fuseline.logs import Logged, hand_on
 from fuseline.processes.output import Output
 
 __all__ = ["Listener"]
+
+_log = logging.getLogger("fuseline")
 
 #: Seconds in which nothing is read, when it is more than can be shown.
 _PAUSE = 0.05
@@ -67,8 +70,13 @@ class Listener:
 
     def log(self, logged: Logged) -> None:
         """Give a record to the handlers of this program, and keep it for its attempt."""
-        record = hand_on(logged)
-        self.output.note(f"{record.levelname} {record.name}: {record.getMessage()}")
+        try:
+            record = hand_on(logged)
+            text = f"{record.levelname} {record.name}: {record.getMessage()}"
+        except Exception as error:  # of a filter of the user's; or a step has made up a record
+            _log.error("a log record of a child process cannot be handed on: %r", error)
+        else:
+            self.output.note(text)
 
     def expect(self, marked: Collection[int]) -> None:
         """Take note that the end of the attempt whose report comes next was marked in these streams."""

@@ -34,7 +34,7 @@ class Streams:
         sys.stdout, sys.stderr = map(_text_stream, self._writers)
         faulthandler.enable()
         faulthandler.register(signal.SIGTERM, chain=True)
-        os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
+        os.register_at_fork(after_in_child=_die_in_silence)
 
     def finish(self, token: int, seconds: float) -> list[int]:
         """Mark the end of an attempt that took so long.
@@ -65,6 +65,12 @@ class _NotedWriter(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
         self.was_used = True
         return super().write(data)
+
+
+def _die_in_silence() -> None:
+    """Let a fork, which its own program may end at any time, die of SIGTERM as usual, unless it has its own way."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        faulthandler.unregister(signal.SIGTERM)
 
 
 def _text_stream(writer: _NotedWriter) -> io.TextIOWrapper:

@@ -31,9 +31,11 @@ from fuseline import (
     Workflow,
     current_run,
 )
+from fuseline.broker.outputs import Outputs
 from fuseline.errors import StepTimedOut, UnknownRunError, UnknownStepError
 from fuseline.executors import LokyExecutor
 from fuseline.executors.pump import Pump
+from fuseline.logs import Logged
 from fuseline.messages import AttemptReport, Outcome
 from fuseline.policies import RetryPolicy, StepTimeoutPolicy
 from fuseline.processes.output import KEPT, Output
@@ -366,6 +368,17 @@ def test_a_store_of_the_version_before_gets_its_table(tmp_path: Path) -> None:
         assert broker.get_output(run, "Say") == "kept\n"
 
 
+def test_outputs_in_memory_are_those_of_the_newest_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fuseline.broker.outputs._MOST", 10)
+    outputs = Outputs()
+    for number in range(4):
+        outputs.add(f"run {number}", "step", 1, "12345")
+    assert [outputs.get(f"run {number}", "step", 1) for number in range(4)] == ["", "", "12345", "12345"]
+    for number in range(4):
+        outputs.forget(f"run {number}")
+    assert (outputs._texts, outputs._size) == ({}, 0)
+
+
 # -- logs -------------------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +415,35 @@ def test_what_the_program_does_not_want_never_leaves_the_child(caplog: pytest.Lo
     with Bench(LokyExecutor(1), step) as bench:
         assert bench.run(step).output == ""
     assert not caplog.records
+
+
+def test_a_record_that_a_step_has_made_up_is_told_and_harmless(caplog: pytest.LogCaptureFixture) -> None:
+    step = Say()
+    with Bench(LokyExecutor(1), step) as bench:
+        bench.run(step, text="first")
+        [slot] = bench.executor._slots
+        for fields in ({}, {"name": 1}, {"name": "x", "levelno": "high"}, {"name": "x", "levelno": 50, "msg": "%d"}):
+            slot._listener.log(Logged({**fields, "args": ["no number"]}))
+        assert bench.run(step, text="second").output.endswith("second\n")
+    assert (
+        sum("cannot be handed on" in record.getMessage() for record in caplog.records if record.name == "fuseline") >= 2
+    )
+
+
+class HandlesSigtermInAFork(Step):
+    def run_step(self) -> int:
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
+        pid = os.fork()
+        if pid == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_fork_keeps_the_handler_that_the_step_has_set() -> None:
+    step = HandlesSigtermInAFork()
+    with Bench(LokyExecutor(1), step) as bench:
+        assert result_of(bench.run(step)) == 7
 
 
 class LogInAFork(Step):
