@@ -179,12 +179,13 @@ class _Stream:
         if not text:
             return
         self._show(text)
-        self._pieces.append((self._number(), text[-KEPT:]))
+        self._pieces.append((self._number(), text))
         self._size += len(text)
-        self._dropped += max(0, len(text) - KEPT)
-        while self._size - self._dropped > KEPT and len(self._pieces) > 1:
-            _, dropped = self._pieces.popleft()
-            self._dropped += len(dropped)
+        while (excess := self._size - self._dropped - KEPT) > 0:
+            number, first = self._pieces.popleft()
+            if len(first) > excess:
+                self._pieces.appendleft((number, first[excess:]))
+            self._dropped += min(excess, len(first))
 
     def take(self) -> list[Piece]:
         """Return what was printed since the last mark, and forget it."""

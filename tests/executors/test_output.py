@@ -301,6 +301,21 @@ def test_a_mark_in_pieces_is_still_a_mark() -> None:
     output.close()
 
 
+@pytest.mark.parametrize("sizes", [[KEPT, 3], [KEPT - 1, 2, 2], [3 * KEPT], [1] * 5, [KEPT + 5, KEPT - 1, 1]])
+def test_exactly_the_end_is_kept_in_whatever_pieces_it_came(sizes: list[int]) -> None:
+    output = Output(lambda stream, text: None)
+    whole = "".join(chr(97 + number) * size for number, size in enumerate(sizes))
+    for number, size in enumerate(sizes):
+        text = chr(97 + number).encode() * size
+        while text:
+            text = text[os.write(output.theirs.fds[0], text[:16384]) :]
+            output.read(0)
+    output.theirs.close()
+    kept = output.rest().rpartition(" ...]\n")[2]
+    output.close()
+    assert kept == whole[-KEPT:]
+
+
 # -- where it is kept -------------------------------------------------------------------------------------------------
 
 
