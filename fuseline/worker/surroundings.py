@@ -97,7 +97,9 @@ class Surroundings:
         import resource
 
         for number, limits in _limits().items():
-            if (before := self._limits.get(number, limits)) != limits:
+            before = self._limits.get(number, limits)
+            # Higher ones hurt nobody, and may be what an operator has given the process since.
+            if before != limits and any(_height(now) < _height(then) for now, then in zip(limits, before, strict=True)):
                 resource.setrlimit(number, before)
 
 
@@ -176,6 +178,12 @@ def _limits() -> dict[int, tuple[int, int]]:
     if not was_there:
         del sys.modules["resource"]  # where nobody has it, nobody changes a limit: reading them all is slow
     return limits
+
+
+def _height(limit: int) -> float:
+    import resource
+
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
 
 
 def _known_limits(numbers: list[int]) -> Iterator[tuple[int, tuple[int, int]]]:
