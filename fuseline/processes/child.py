@@ -14,24 +14,21 @@ All of this is driven by ``advance``, which never blocks, so that many children 
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import select
 import signal
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, nullcontext, redirect_stderr, redirect_stdout
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from contextlib import ExitStack, closing
+from multiprocessing import Pipe
 from typing import Any, Generic
 
 import psutil
 
 from fuseline.channel import Channel, Incoming, M
 from fuseline.processes import guardian
+from fuseline.processes.inherited import InheritedFd
 from fuseline.processes.output import Output, OutputMarks
-from fuseline.processes.safe_path import safe_path, safe_path_environment
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.processes.tree import descendants, group_members, is_alive, kill_processes, signal_group
@@ -47,7 +44,7 @@ _PATIENCE = 5.0
 
 
 class Child(Generic[M]):
-    """A child process that runs ``target(connection, stamp, tickets, output.theirs, pid of this program)``.
+    """A child process that runs ``target(end of its pipe, stamp, tickets, output.theirs, pid of this program)``.
 
     The guardian must have been acquired.
 
@@ -62,31 +59,23 @@ class Child(Generic[M]):
 
     def __init__(
         self,
-        target: Callable[[Connection, Stamp, Tickets, OutputMarks, int], None],
+        target: Callable[[InheritedFd, Stamp, Tickets, OutputMarks, int], None],
         environment: Mapping[str, str],
         incoming: Incoming[M],
         show: Callable[[int, bytes], None],
     ) -> None:
-        from loky.backend import get_context
+        from fuseline.processes.launch import launch  # loky is for those who start a child
 
-        context = get_context("loky")
         with ExitStack() as undo:
-            self._connection, theirs = context.Pipe(duplex=True)
+            self._connection, theirs = Pipe(duplex=True)
             undo.callback(self._connection.close)
             with theirs, closing(self._open_output(undo, show)) as their_output:
                 self.stamp = Stamp()
                 undo.callback(self.stamp.close)
                 self.tickets = Tickets()
                 undo.callback(self.tickets.close)
-                # daemon: if this program exits without closing, multiprocessing ends it instead of waiting for it.
-                self._process: Any = context.Process(
-                    target=target,
-                    args=(theirs, self.stamp, self.tickets, their_output, os.getpid()),
-                    daemon=True,
-                    env={**safe_path_environment(), **environment},
-                    name="fuseline-child",
-                )
-                guardian.in_lasting_thread(lambda: _start(self._process))
+                args = (InheritedFd(theirs.fileno()), self.stamp, self.tickets, their_output, os.getpid())
+                self._process = guardian.in_lasting_thread(lambda: launch(target, args, environment))
             self.stamp.close_fd()
             self.pid: int = self._process.pid
             undo.callback(self._process.join)
@@ -194,21 +183,6 @@ class Child(Generic[M]):
         if self._reaped:
             self._process.join()  # returns at once; multiprocessing drops it from its list of children
         self._process = None  # with the last reference, loky closes its own descriptor
-
-
-def _start(process: Any) -> None:
-    """Start a process in which Ctrl-C waits until it has left the terminal: before that, it could only make noise."""
-    from loky.backend import resource_tracker as of_loky
-
-    for tracker in (of_loky, resource_tracker):  # they unblock the signal when they start
-        with safe_path() if tracker._resource_tracker._fd is None else nullcontext():
-            tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with redirect_stdout(sys.stdout or io.StringIO()), redirect_stderr(sys.stderr or io.StringIO()):
-            process.start()  # flushes both, which a program without a terminal may not have
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _open_exit_fd(process: Any) -> int:

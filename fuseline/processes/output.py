@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
+from fuseline.processes.inherited import InheritedFd
+
 __all__ = ["KEPT", "Output", "OutputMarks"]
 
 #: Bytes of an attempt's output that are kept, of each stream.
@@ -40,9 +42,8 @@ class OutputMarks:
         self._secret = secret
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from multiprocessing.reduction import DupFd
-
-        return _attach, (tuple(map(DupFd, self.fds)), self._secret)
+        first, second = map(InheritedFd, self.fds)
+        return _attach, (first, second, self._secret)
 
     def put(self, stream: int, token: int) -> None:
         """Say, in the child, that all of an attempt was written to stream 0 or 1."""
@@ -64,9 +65,8 @@ class OutputMarks:
             os.close(fd)
 
 
-def _attach(fds: tuple[Any, Any], secret: bytes) -> OutputMarks:
-    first, second = (fd.detach() for fd in fds)
-    return OutputMarks((first, second), secret)
+def _attach(first: InheritedFd, second: InheritedFd, secret: bytes) -> OutputMarks:
+    return OutputMarks((first.fd, second.fd), secret)
 
 
 class Output:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 import time
 from typing import Any, NamedTuple
+
+from fuseline.processes.inherited import InheritedFd
 
 __all__ = ["Stamp", "StampReading"]
 
@@ -37,9 +38,7 @@ class Stamp:
         self._memory = mmap.mmap(fd, _LAYOUT.size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from multiprocessing.reduction import DupFd
-
-        return _attach, (DupFd(self._fd),)
+        return _attach, (InheritedFd(self._fd),)
 
     def close_fd(self) -> None:
         """Close the descriptor; the memory stays. Call it when the child has been started."""
@@ -66,8 +65,8 @@ class Stamp:
         return StampReading(*_LAYOUT.unpack(self._memory[:]))
 
 
-def _attach(fd: Any) -> Stamp:
-    stamp = Stamp(fd.detach())
+def _attach(inherited: InheritedFd) -> Stamp:
+    stamp = Stamp(inherited.fd)
     stamp.close_fd()
     return stamp
 
@@ -75,6 +74,8 @@ def _attach(fd: Any) -> Stamp:
 def _anonymous_file() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("fuseline-stamp")
+    import tempfile
+
     fd, path = tempfile.mkstemp(prefix="fuseline-stamp-")  # macOS
     os.unlink(path)
     return fd

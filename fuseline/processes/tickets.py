@@ -14,6 +14,8 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+from fuseline.processes.inherited import InheritedFd
+
 __all__ = ["Tickets"]
 
 _TOKEN = struct.Struct("=Q")
@@ -31,9 +33,7 @@ class Tickets:
         self._taken: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from multiprocessing.reduction import DupFd
-
-        return _attach, (DupFd(self._read_fd),)
+        return _attach, (InheritedFd(self._read_fd),)
 
     def issue(self, tokens: Iterable[int]) -> None:
         """Let the child begin these assignments, in this order. Call it before the assignments are sent."""
@@ -70,5 +70,5 @@ class Tickets:
         self._read_fd = self._write_fd = -1
 
 
-def _attach(fd: Any) -> Tickets:
-    return Tickets(fd.detach())
+def _attach(inherited: InheritedFd) -> Tickets:
+    return Tickets(inherited.fd)

@@ -14,8 +14,6 @@ import pickle
 import signal
 import sys
 import threading
-from multiprocessing import process
-from multiprocessing.connection import Connection
 
 from msgspec.structs import replace
 
@@ -26,6 +24,7 @@ from fuseline.errors import NotPicklableError
 from fuseline.logs import RecordSender
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.presence import Presence
+from fuseline.processes.inherited import InheritedFd
 from fuseline.processes.output import OutputMarks
 from fuseline.processes.safe_path import leave_safe_path
 from fuseline.processes.stamp import Stamp
@@ -53,7 +52,7 @@ __all__ = ["child_main"]
 
 def child_main(
     settings: ChildSettings,
-    connection: Connection,
+    pipe: InheritedFd,
     stamp: Stamp,
     tickets: Tickets,
     marks: OutputMarks,
@@ -63,7 +62,7 @@ def child_main(
     _detach(program)
     presence = None if settings.workplace is None else Presence(settings.workplace.presence)
     try:
-        _Server(connection, stamp, tickets, Streams(marks), settings).serve()
+        _Server(pipe.fd, stamp, tickets, Streams(marks), settings).serve()
     except OSError as error:
         if error.errno == errno.EBADF:  # a step has closed what was not its own: nobody is left to tell
             os._exit(1)
@@ -88,18 +87,16 @@ def _detach(program: int) -> None:
     if os.getppid() != program:  # it was gone before we could ask to be told
         os._exit(1)
     null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing has put another one there
-    process.current_process().daemon = False  # steps may use multiprocessing themselves
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
+    if sys.stdin is None:  # the program has none
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
 
 
 class _Server:
-    def __init__(
-        self, connection: Connection, stamp: Stamp, tickets: Tickets, streams: Streams, settings: ChildSettings
-    ) -> None:
-        self._connection = connection
-        self._channel: Channel[ToChild, FromChild] = Channel(connection.fileno(), TO_CHILD)
+    def __init__(self, pipe: int, stamp: Stamp, tickets: Tickets, streams: Streams, settings: ChildSettings) -> None:
+        self._channel: Channel[ToChild, FromChild] = Channel(pipe, TO_CHILD)
         self._stamp = stamp
         self._tickets = tickets
         self._streams = streams

@@ -1,0 +1,51 @@
+"""How a child process begins, before anything else runs in it: ``python -m fuseline.processes.boot --pipe N``.
+
+loky's own beginning imports the whole of loky, ``concurrent.futures`` and cloudpickle, which takes longer than all that
+fuseline needs; a child uses none of it. So this does what loky's does, without importing loky. ``launch`` is its other
+half, in the program.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from typing import Any
+
+from fuseline.processes.on_import import on_import
+
+
+def main() -> None:
+    """Read from the pipe what to be, and be it."""
+    with os.fdopen(int(sys.argv[sys.argv.index("--pipe") + 1]), "rb") as pipe:
+        _prepare(pickle.load(pipe))
+        target, args = pickle.load(pipe)
+    target(*args)
+
+
+def _prepare(data: dict[str, Any]) -> None:
+    """Take over from the program what loky gives to a child, of which nothing is about ``__main__``."""
+    sys.path = data["sys_path"]
+    sys.argv = data["sys_argv"]
+    os.chdir(data["dir"])
+    parent = os.getppid()
+    on_import("multiprocessing.process", lambda process: _take_after(process, data, parent))
+    on_import("multiprocessing.resource_tracker", lambda module: _share(module, data["mp_tracker_fd"]))
+    on_import("loky.backend.resource_tracker", lambda module: _share(module, data["tracker_fd"]))
+
+
+def _take_after(process: Any, data: dict[str, Any], parent: int) -> None:
+    """Let ``multiprocessing`` see a process that it has started itself."""
+    process.current_process().name = data["name"]
+    process.current_process().authkey = data["authkey"]
+    process.ORIGINAL_DIR = data["orig_dir"]
+    process._parent_process = process._ParentProcess("MainProcess", parent, None)
+
+
+def _share(resource_tracker: Any, fd: int) -> None:
+    """Report to the program's tracker, which outlives this process, and not to one of our own."""
+    resource_tracker._resource_tracker._fd = fd
+
+
+if __name__ == "__main__":
+    main()
