@@ -1,8 +1,8 @@
-"""How a child process begins, before anything else runs in it: ``python -m fuseline.processes.boot --pipe N``.
+"""How a child process begins, before anything else runs in it: ``python boot.py N``, where N is a pipe to read from.
 
 loky's own beginning imports the whole of loky, ``concurrent.futures`` and cloudpickle, which takes longer than all that
 fuseline needs; a child uses none of it. So this does what loky's does, without importing loky. ``launch`` is its other
-half, in the program.
+half, in the program. Until it has the program's ``sys.path``, it imports nothing but Python itself.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import pickle
 import sys
 from typing import Any
 
-from fuseline.processes.on_import import on_import
-
 
 def main() -> None:
     """Read from the pipe what to be, and be it."""
-    with os.fdopen(int(sys.argv[sys.argv.index("--pipe") + 1]), "rb") as pipe:
+    with os.fdopen(int(sys.argv[1]), "rb") as pipe:
         _prepare(pickle.load(pipe))
         target, args = pickle.load(pipe)
     target(*args)
 
 
 def _prepare(data: dict[str, Any]) -> None:
-    """Take over from the program what loky gives to a child, of which nothing is about ``__main__``."""
+    """Take over from the program what loky gives to a child; there is nothing about ``__main__`` in it."""
     sys.path = data["sys_path"]
     sys.argv = data["sys_argv"]
     os.chdir(data["dir"])
+
+    from fuseline.processes.on_import import on_import
+
     parent = os.getppid()
     on_import("multiprocessing.process", lambda process: _take_after(process, data, parent))
     on_import("multiprocessing.resource_tracker", lambda module: _share(module, data["mp_tracker_fd"]))

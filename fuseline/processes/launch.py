@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from multiprocessing import resource_tracker
+from contextlib import ExitStack, nullcontext, redirect_stderr, redirect_stdout, suppress
+from multiprocessing import resource_tracker, util
+from multiprocessing.context import set_spawning_popen
 from typing import Any
 
 from loky.backend import resource_tracker as loky_resource_tracker
+from loky.backend import spawn
+from loky.backend.fork_exec import fork_exec
 from loky.backend.popen_loky_posix import Popen
 from loky.backend.process import LokyProcess
 
@@ -47,14 +51,33 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], environment: Mapp
 
 
 class _Popen(Popen):  # type: ignore[misc]  # loky has no types
-    __module__ = boot.__name__  # which is what loky starts with ``python -m``
+    def _launch(self, process: Any) -> None:
+        """Start the process, as loky's method of this name does, but for the program in it."""
+        preparation = spawn.get_preparation_data(process.name, init_main_module=False)
+        set_spawning_popen(self)  # for descriptors among the arguments
+        try:
+            message = pickle.dumps(preparation) + pickle.dumps((process._target, process._args))
+        finally:
+            set_spawning_popen(None)
+        # Only the child has the other end, and what it forks: this one reads end-of-file when all of them are gone.
+        self.sentinel, alive = os.pipe()
+        util.Finalize(self, os.close, (self.sentinel,))
+        with ExitStack() as at_end:
+            at_end.callback(os.close, alive)
+            inbox, outbox = os.pipe()
+            pipe = at_end.enter_context(open(outbox, "wb", buffering=0))
+            try:
+                for fd in (alive, inbox, preparation["tracker_fd"], preparation["mp_tracker_fd"]):
+                    self.duplicate_for_child(fd)
+                self.pid = fork_exec([sys.executable, boot.__file__, str(inbox)], self._fds, env=process.env)
+            finally:
+                os.close(inbox)  # from here on, only the child can read
+            with suppress(BrokenPipeError):  # it has ended already, and will be found so
+                while message:
+                    message = message[pipe.write(message) :]
 
 
 class _Process(LokyProcess):  # type: ignore[misc]
     @staticmethod
-    def _Popen(process: _Process) -> _Popen:  # noqa: N802 - multiprocessing's name for it
+    def _Popen(process: Any) -> _Popen:  # noqa: N802 - multiprocessing's name for it
         return _Popen(process)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Not in loky's way, which is cloudpickle's, and refers to loky.
-        return pickle.loads, (pickle.dumps((self._target, self._args)),)

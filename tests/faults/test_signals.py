@@ -99,7 +99,7 @@ MOMENTS = {
     "the broker has started": "fuseline.broker.local:LocalBroker._start",
     "a run is dispatched": "fuseline.broker.local:LocalBroker._dispatch",
     "the guardian has started": "fuseline.processes.guardian:acquire",
-    "a child has started": "fuseline.processes.child:_start",
+    "a child has started": "fuseline.processes.launch:launch",
     "an engine is at work": "fuseline.engines:ProcessEngine._turn",
     "children are closed": "fuseline.executors.loky:LokyExecutor.close",
     "the broker is left": "fuseline.broker.local:LocalBroker.close",

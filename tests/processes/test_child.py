@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ import pytest
 from fuseline.channel import Channel, incoming
 from fuseline.processes import guardian
 from fuseline.processes.child import Child
+from fuseline.processes.inherited import InheritedFd
 from fuseline.processes.output import OutputMarks
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
@@ -44,32 +44,30 @@ def show_nothing(stream: int, text: bytes) -> None:
     pass
 
 
-def return_at_once(connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
+def return_at_once(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     lead_a_group(program)
 
 
-def say_and_wait(connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
+def say_and_wait(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     """Stamp, start a process that would stay, say its pid, and wait for the end of the pipe."""
     lead_a_group(program)
     stamp.pick_up(7)
     stamp.start(7)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    channel = Channel(connection.fileno(), INCOMING)
+    channel = Channel(pipe.fd, INCOMING)
     channel.send(Started(process.pid, os.environ.get("CAP")))
     list(channel.receive())
 
 
-def say_what_is_blocked(
-    connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int
-) -> None:
+def say_what_is_blocked(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     lead_a_group(program)
     blocked = sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
-    Channel(connection.fileno(), INCOMING).send(Started(os.getpid(), " ".join(blocked)))
+    Channel(pipe.fd, INCOMING).send(Started(os.getpid(), " ".join(blocked)))
 
 
-def ignore_sigterm(connection: Connection, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
+def ignore_sigterm(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    say_and_wait(connection, stamp, tickets, marks, program)
+    say_and_wait(pipe, stamp, tickets, marks, program)
 
 
 @pytest.fixture(autouse=True)
