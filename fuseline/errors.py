@@ -33,7 +33,8 @@ Each message has three parts: what happened, to whom, what to do. The parts are 
     │   ├── StoreInUse
     │   └── StoreDamaged
     ├── IllegalMove (RuntimeError)        a bug in fuseline, with the step's history
-    └── EndlessMoves (RuntimeError)       likewise: steps that move in circles
+    ├── EndlessMoves (RuntimeError)       likewise: steps that move in circles
+    └── InvariantBroken (RuntimeError)    likewise: found by a scheduler that was told to check itself
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ __all__ = [
     "EndlessMoves",
     "FuselineError",
     "IllegalMove",
+    "InvariantBroken",
     "NotPicklableError",
     "PolicyError",
     "RemoteStepError",
@@ -598,3 +600,10 @@ class EndlessMoves(FuselineError, RuntimeError):
             f"{whom} made more than {moves} moves because of one event, which is more than its steps can "
             f"({history}). Please report this as a bug."
         )
+
+
+class InvariantBroken(FuselineError, RuntimeError):
+    """What must be true of a scheduler between two events is not: a bug in fuseline."""
+
+    def __init__(self, whom: str, rule: str) -> None:
+        super().__init__(f"it is not true that {whom} {rule}. Please report this as a bug.")

@@ -1,6 +1,7 @@
-"""Named points where a test makes this very process fail: ``FUSELINE_FAULT=sql:17`` kills it at its 17th SQL statement.
+"""What a test asks of this very process through its environment.
 
-One look at a dictionary where no fault is armed.
+``FUSELINE_FAULT=sql:17`` kills it at its 17th SQL statement: at a named point, which costs one look at a dictionary
+where no fault is armed. ``FUSELINE_CHECKED=1`` has its schedulers check all invariants after each event.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-__all__ = ["point"]
+__all__ = ["checks_are_wanted", "point"]
 
 #: {name of a point: how often it may still be passed}
 _armed: dict[str, int] = {}
@@ -20,6 +21,11 @@ def point(name: str) -> None:
         _armed[name] -= 1
         if _armed[name] <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def checks_are_wanted() -> bool:
+    """Return whether schedulers are to check themselves, which costs time for each step of each run."""
+    return os.environ.get("FUSELINE_CHECKED") == "1"
 
 
 def _arm(text: str) -> None:

@@ -1,5 +1,6 @@
-"""Every test leaves no process, thread or descriptor behind."""
+"""Every test leaves no process, thread or descriptor behind, and every scheduler in it checks itself."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,14 @@ from pathlib import Path
 import pytest
 
 from fuseline.testing import Census, Gate
+
+os.environ["FUSELINE_CHECKED"] = "1"
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test with so many steps that checking all of them after each event would take minutes."""
+    monkeypatch.delenv("FUSELINE_CHECKED")
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from fuseline.broker.inquiries import Inquiries
 from fuseline.broker.store import Changes, Moment, Store
 from fuseline.broker.wire import WorkerInfo
 from fuseline.errors import UnknownRunError, WorkflowChangedError, WorkflowError
+from fuseline.faults import checks_are_wanted
 from fuseline.messages import (
     AttemptReport,
     FinishNotice,
@@ -83,7 +84,12 @@ class Housing:
         self._epoch = time.time() - time.monotonic()
         epoch, last_number = (store.epoch, store.last_number) if store else (0, 0)
         # The epoch of the store is part of each token, so that none is given out twice.
-        self._core = Scheduler(random.Random().random, first_token=(epoch << 32) + 1, first_number=last_number + 1)
+        self._core = Scheduler(
+            random.Random().random,
+            first_token=(epoch << 32) + 1,
+            first_number=last_number + 1,
+            checked=checks_are_wanted(),
+        )
         self._core.watched = True
         self._serves: dict[str, tuple[str, ...]] = {}  #: {worker: ids of workflows}
         self._hungry: dict[str, dict[str, None]] = {}  #: {workflow: workers that found nothing to do}

@@ -16,6 +16,7 @@ from fuseline.broker.base import Broker, EventStream, RunEvent, check_schema, en
 from fuseline.broker.info import run_info, run_result
 from fuseline.broker.outputs import Outputs, check_attempt
 from fuseline.errors import UnknownWorkerError
+from fuseline.faults import checks_are_wanted
 from fuseline.messages import (
     FinishNotice,
     KillNotice,
@@ -79,7 +80,7 @@ class MemoryBroker(Broker):
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._epoch = time.time() - clock()
-        self._scheduler = Scheduler(draw=random.Random().random)
+        self._scheduler = Scheduler(draw=random.Random().random, checked=checks_are_wanted())
         self._mailboxes: dict[str, _Mailbox] = {}
         self._hungry: dict[str, set[str]] = {}  #: {workflow: workers that found nothing to do}
         self._serves: dict[str, tuple[str, ...]] = {}  #: {worker: workflows}

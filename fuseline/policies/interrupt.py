@@ -116,6 +116,8 @@ class _SignalWatch(_Watch):
             signal.raise_signal(signal.SIGALRM)
         previous = signal.SIG_DFL if self._previous is None else self._previous
         signal.signal(signal.SIGALRM, previous)
+        if self._is_due_further_out():  # signals do not queue: the one that we had stood for that alarm, too
+            signal.raise_signal(signal.SIGALRM)
 
     def _fire(self) -> None:
         self._due = True
@@ -123,15 +125,12 @@ class _SignalWatch(_Watch):
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         mine, self._due = self._due, False
-        try:
-            # Signals do not queue: one may stand for our alarm and for that of a call around this one.
-            if callable(self._previous) and (not mine or self._is_due_further_out()):
-                self._previous(number, frame)
-        finally:
-            if mine and self._armed:
-                self._armed = False
-                self.has_fired = True
-                raise self.kind
+        if mine and self._armed:
+            self._armed = False
+            self.has_fired = True
+            raise self.kind
+        if callable(self._previous) and (not mine or self._is_due_further_out()):
+            self._previous(number, frame)
 
     def _is_due_further_out(self) -> bool:
         outer = getattr(self._previous, "__self__", None)

@@ -1,4 +1,4 @@
-"""How a child process begins, before anything else runs in it: ``python boot.py N``, where N is a pipe to read from.
+"""How a child process begins, before anything else runs in it: ``python boot.py NAME N``, N a pipe to read from.
 
 loky's own beginning imports the whole of loky, ``concurrent.futures`` and cloudpickle, which takes longer than all that
 fuseline needs; a child uses none of it. So this does what loky's does, without importing loky. ``launch`` is its other
@@ -14,8 +14,8 @@ from typing import Any
 
 
 def main() -> None:
-    """Read from the pipe what to be, and be it."""
-    with os.fdopen(int(sys.argv[1]), "rb") as pipe:
+    """Read from the pipe what to be, and be it. The name is for those who look at a list of processes."""
+    with os.fdopen(int(sys.argv[2]), "rb") as pipe:
         _prepare(pickle.load(pipe))
         target, args = pickle.load(pipe)
     target(*args)

@@ -69,7 +69,8 @@ class _Popen(Popen):  # type: ignore[misc]  # loky has no types
             try:
                 for fd in (alive, inbox, preparation["tracker_fd"], preparation["mp_tracker_fd"]):
                     self.duplicate_for_child(fd)
-                self.pid = fork_exec([sys.executable, boot.__file__, str(inbox)], self._fds, env=process.env)
+                command = [sys.executable, boot.__file__, process.name, str(inbox)]
+                self.pid = fork_exec(command, self._fds, env=process.env)
             finally:
                 os.close(inbox)  # from here on, only the child can read
             with suppress(BrokenPipeError):  # it has ended already, and will be found so

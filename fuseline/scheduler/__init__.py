@@ -1,7 +1,8 @@
 """The pure core: what happened goes in, what to do comes out.
 
 ``core`` is the state machine, ``events`` what it is told and what it tells, ``plan`` a schema compiled for it, ``run``
-the state of one run, ``archive`` its way to a record and back, ``ready`` the order in which steps are handed out.
+the state of one run, ``archive`` its way to a record and back, ``ready`` the order in which steps are handed out,
+``deadlines`` the time of runs, ``invariants`` what a scheduler can check itself.
 Nothing in here reads a clock, draws a random number, starts a thread or touches a pipe: a broker is this core in a
 housing that does.
 """

@@ -77,6 +77,7 @@ def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
     out what became of those that are RUNNING.
     """
     run = Run(record.instance_id, record.number, plan, plan.bind(record.inputs), record.inputs, record.created - epoch)
+    run.was_restored = True
     run.state = record.state
     run.cancelled = record.cancelled
     run.timed_out = record.timed_out is not None

@@ -62,6 +62,7 @@ from fuseline.scheduler.events import (
     WorkerLeft,
     WorkerRegistered,
 )
+from fuseline.scheduler.invariants import check_scheduler
 from fuseline.scheduler.plan import Plan
 from fuseline.scheduler.ready import ReadyRuns
 from fuseline.scheduler.run import Run
@@ -106,12 +107,21 @@ class Scheduler:
         draw: gives a random number in [0, 1), for the jitter of retries that no worker has decided on.
         first_token, first_number: of the first assignment and the first run. Larger than any that a scheduler before
             it, whose runs are restored, has given out.
+        checked: whether to check all invariants after each event, which costs time for each step of each run.
     """
 
-    def __init__(self, draw: Callable[[], float] = lambda: 0.5, *, first_token: int = 1, first_number: int = 1) -> None:
+    def __init__(
+        self,
+        draw: Callable[[], float] = lambda: 0.5,
+        *,
+        first_token: int = 1,
+        first_number: int = 1,
+        checked: bool = False,
+    ) -> None:
         self.runs: dict[str, Run] = {}
         self.watched = False  #: whether to tell every move
         self._draw = draw
+        self._checked = checked
         self._flows: dict[str, _Flow] = {}
         self._workers: dict[str, _Worker] = {}
         self._live: dict[int, tuple[str, Run, int]] = {}  #: {token: (worker, run, step)}
@@ -195,11 +205,14 @@ class Scheduler:
         Raises:
             WorkflowError, UnknownRunError, UnknownWorkerError, RunNotFinished: the event makes no sense; nothing was
                 changed.
-            IllegalMove, EndlessMoves: a bug in here. What is held may be wrong now: go on from what was recorded.
+            IllegalMove, EndlessMoves, InvariantBroken: a bug in here. What is held may be wrong now: go on from what
+                was recorded.
         """
         self._commands = commands = list[Command]()
         self._moves = 0
         self._handlers[type(event)](event, now)
+        if self._checked:
+            check_scheduler(self)
         return commands
 
     # -- workers ------------------------------------------------------------------------------------------------------

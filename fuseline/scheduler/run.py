@@ -57,6 +57,7 @@ class Run:
         "timed_out",
         "unwanted",
         "uses",
+        "was_restored",
         "workers",
     )
 
@@ -93,6 +94,7 @@ class Run:
         self.failed_steps: list[int] = []  #: in the order in which they failed
         self.cancelled = False
         self.timed_out = False  #: whether it has had its time
+        self.was_restored = False  #: whether it went on from a record
         self.unwanted: set[int] = set()  #: steps whose end somebody has asked for
         self.started_by: str | None = None  #: the worker that got its first step
         self.created = now

@@ -18,7 +18,7 @@ __all__ = ["describe", "find", "find_marked", "is_worker"]
 
 def is_worker(process: psutil.Process) -> bool:
     """Return whether it is a child that runs steps, and no helper of the program."""
-    return _looks_like(process, "fuseline-child", "loky.backend.popen_loky_posix")
+    return _looks_like(process, "fuseline-child", "processes/boot.py")
 
 
 def find(target: Target, engines: Iterable[int], store: Path) -> list[psutil.Process]:

@@ -28,7 +28,7 @@ from fuseline.schema import ParameterSchema, StepSchema, WorkflowSchema
 from fuseline.states import State
 from fuseline.values import ErrorInfo, Value
 
-from .invariants import Witness
+from .witness import Witness
 
 #: A net against deadlock, in seconds; never the thing measured.
 HANG = 20.0

@@ -278,8 +278,9 @@ def test_an_outer_limit_is_not_lost_when_it_ends_together_with_one_two_levels_de
         spin()
 
     others = set(threading.enumerate())
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as caught:
         call_with_limit(outermost, SOON)
+    assert caught.value.__cause__ is None, "it ended by itself, later"
 
 
 # -- somebody else's alarm --------------------------------------------------------------------------------------------

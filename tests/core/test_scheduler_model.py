@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
-from fuseline.errors import IllegalMove
+from fuseline.errors import IllegalMove, InvariantBroken
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 
@@ -116,5 +116,5 @@ def test_any_interleaving_gives_the_same_outcomes(schema, failures, choices):
 def test_random_histories_find_a_planted_bug(plant, monkeypatch):
     plant(monkeypatch)
     search = settings(SETTINGS, max_examples=300, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False)
-    with pytest.raises((AssertionError, IllegalMove, LookupError)):
+    with pytest.raises((AssertionError, IllegalMove, InvariantBroken, LookupError)):
         run_state_machine_as_test(SchedulerModel, settings=search)

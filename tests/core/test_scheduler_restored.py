@@ -11,10 +11,10 @@ from fuseline.policies import RetryPolicy
 from fuseline.records import RunRecord
 from fuseline.scheduler import RunRestored, Scheduler, StepsReady
 from fuseline.scheduler.archive import record_run
+from fuseline.scheduler.invariants import check_scheduler
 from fuseline.states import State
 
 from .helpers import Bench, dag, report_of
-from .invariants import check_scheduler
 
 #: Added to the scheduler's seconds; a power of two, so that nothing is rounded.
 EPOCH = float(1 << 30)

@@ -46,7 +46,7 @@ class Forge(Step):
         [server] = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Server"]
         kind, _, *rest = self.report
         body = msgspec.msgpack.encode([[kind, server._stamp.read().token, *rest]])
-        os.write(server._connection.fileno(), b"FL" + struct.pack("!Q", len(body)) + body)
+        os.write(server._channel._fd, b"FL" + struct.pack("!Q", len(body)) + body)
         while True:  # until it is killed for it
             time.sleep(3600)
 
