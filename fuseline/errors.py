@@ -32,9 +32,10 @@ Each message has three parts: what happened, to whom, what to do. The parts are 
     ├── StoreError (OSError)              a store that cannot be used
     │   ├── StoreInUse
     │   └── StoreDamaged
-    ├── IllegalMove (RuntimeError)        a bug in fuseline, with the step's history
-    ├── EndlessMoves (RuntimeError)       likewise: steps that move in circles
-    └── InvariantBroken (RuntimeError)    likewise: found by a scheduler that was told to check itself
+    └── InternalError (RuntimeError)      a bug in fuseline
+        ├── IllegalMove                   of one step or run, with its history
+        ├── EndlessMoves                  steps go in circles
+        └── InvariantBroken               found by a scheduler that was told to check itself
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ __all__ = [
     "EndlessMoves",
     "FuselineError",
     "IllegalMove",
+    "InternalError",
     "InvariantBroken",
     "NotPicklableError",
     "PolicyError",
@@ -575,7 +577,11 @@ class StoreDamaged(StoreError):
         super().__init__(f"the store {path} is damaged: {what}. Put back a copy of it, or move it away and start anew.")
 
 
-class IllegalMove(FuselineError, RuntimeError):
+class InternalError(FuselineError, RuntimeError):
+    """A bug in fuseline. What it has in memory may be wrong; what it has stored is not."""
+
+
+class IllegalMove(InternalError):
     """A step or run was to make a move that the table of states does not have: a bug in fuseline.
 
     Attributes:
@@ -587,7 +593,7 @@ class IllegalMove(FuselineError, RuntimeError):
         super().__init__(f"{whom} cannot go from {origin} to {target} ({history}). Please report this as a bug.")
 
 
-class EndlessMoves(FuselineError, RuntimeError):
+class EndlessMoves(InternalError):
     """More moves followed from one event than there can be: steps go in circles, by a bug in fuseline.
 
     Attributes:
@@ -602,8 +608,13 @@ class EndlessMoves(FuselineError, RuntimeError):
         )
 
 
-class InvariantBroken(FuselineError, RuntimeError):
-    """What must be true of a scheduler between two events is not: a bug in fuseline."""
+class InvariantBroken(InternalError):
+    """What must be true of a scheduler between two events is not: a bug in fuseline.
+
+    Attributes:
+        rule: what must be true.
+    """
 
     def __init__(self, whom: str, rule: str) -> None:
+        self.rule = rule
         super().__init__(f"it is not true that {whom} {rule}. Please report this as a bug.")

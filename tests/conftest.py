@@ -1,6 +1,5 @@
-"""Every test leaves no process, thread or descriptor behind, and every scheduler in it checks itself."""
+"""Every test leaves no process, thread or descriptor behind."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +8,11 @@ import pytest
 
 from fuseline.testing import Census, Gate
 
-os.environ["FUSELINE_CHECKED"] = "1"
-
 
 @pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a test with so many steps that checking all of them after each event would take minutes."""
-    monkeypatch.delenv("FUSELINE_CHECKED")
+def checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have schedulers check all invariants after each event, also in other processes. For few runs of few steps."""
+    monkeypatch.setenv("FUSELINE_CHECKED", "1")
 
 
 @pytest.fixture(autouse=True)

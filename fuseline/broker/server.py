@@ -30,7 +30,7 @@ from fuseline.broker.requests import Requests
 from fuseline.broker.store import KEEP_ALL, Retention, Store
 from fuseline.broker.wire import FromBroker, Happened, Hello, News, Refused, ToBroker
 from fuseline.channel import ProtocolError
-from fuseline.errors import BrokerError, FuselineError, StoreError
+from fuseline.errors import BrokerError, FuselineError, InternalError, StoreError
 from fuseline.wakeup import Wakeup
 
 __all__ = ["Server"]
@@ -240,19 +240,26 @@ class Server:
             answer = self._requests.handle(link, message)
         except StoreError:
             raise
-        except FuselineError as error:
-            answer = Refused.because(error)
         except Exception as error:
-            # What is held here may be half changed, and must not be stored. Who has asked is told, and does not ask
-            # again; all others come back to the process after this one, which begins with what is stored.
-            kind = type(message).__name__
-            _log.exception("%s has failed", kind)
-            problem = BrokerError(f"the broker has failed at {kind}: {error!r:.300}. Please report this as a bug.")
-            link.channel.replace(Refused.because(problem))
-            link.channel.flush()
-            raise BrokerError(str(problem)) from error
+            if not isinstance(error, FuselineError) or isinstance(error, InternalError):
+                raise self._give_up(link, message, error) from error
+            answer = Refused.because(error)
         if answer is not None:
             self._batch.append((link, answer))
+
+    @staticmethod
+    def _give_up(link: ServerLink, message: ToBroker, error: Exception) -> BrokerError:
+        """Tell who has asked that its message is more than this process can bear; return what this process ends with.
+
+        What is held here may be half changed, and must not be stored. Who has asked does not ask again; all others come
+        back to the process after this one, which begins with what is stored.
+        """
+        kind = type(message).__name__
+        _log.exception("%s has failed", kind)
+        problem = BrokerError(f"the broker has failed at {kind}: {error!r:.300}. Please report this as a bug.")
+        link.channel.replace(Refused.because(problem))
+        link.channel.flush()
+        return problem
 
     def _flush(self, link: ServerLink) -> None:
         is_done = link.channel.flush()

@@ -20,7 +20,7 @@ from fuseline.broker.store import Store
 from fuseline.broker.store import database as database_module
 from fuseline.broker.wire import Dispatch, Done, GetRun, Know, ListRuns, Refused, Runs
 from fuseline.encoding import encode
-from fuseline.errors import StoreError
+from fuseline.errors import BrokerError, IllegalMove, StoreError
 from fuseline.testing.gate import HANG
 from fuseline.values import Value
 from fuseline.wakeup import wait_readable
@@ -91,7 +91,7 @@ class Watched(Server):
     def serve(self) -> None:
         try:
             super().serve()
-        except StoreError as error:
+        except (StoreError, BrokerError) as error:
             self.error = error
         finally:
             self.ended.set()
@@ -223,6 +223,31 @@ def test_a_commit_that_fails_just_after_it_has_begun_is_not_told_as_done(
     assert "disk I/O error" in refused.message
     assert server.ended.wait(HANG)
     assert not server.store.has("one")
+
+
+@pytest.mark.parametrize("bug", [IllegalMove("run two", "FAILED", "READY", "its history"), ZeroDivisionError("a typo")])
+def test_a_bug_ends_the_broker_before_anything_that_it_may_have_spoilt_is_stored(
+    server: Watched, links: list[ClientLink], commits: Commits, monkeypatch: pytest.MonkeyPatch, bug: Exception
+) -> None:
+    commits.are_held = False
+    dispatch(links[0], "one")
+    assert isinstance(answer(links[0]), Done)
+    handle = server._housing._core.handle
+
+    def fail_behind(*event: Any) -> Any:
+        handle(*event)
+        raise bug
+
+    monkeypatch.setattr(server._housing._core, "handle", fail_behind)
+    dispatch(links[1], "two")
+    refused = answer(links[1])
+    assert isinstance(refused, Refused)
+    assert str(bug) in refused.message
+    assert "report this as a bug" in refused.message
+    assert server.ended.wait(HANG)
+    assert isinstance(server.error, BrokerError)
+    assert server.store.has("one")
+    assert not server.store.has("two")
 
 
 def test_files_stay_if_the_commit_fails_that_drops_them(tmp_path: Path, commits: Commits) -> None:

@@ -24,6 +24,8 @@ from fuseline.workplace import Workplace
 from .conftest import wait_gone
 from .workflows import Add, Fail, adding
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 PROGRAM = """
     import os, signal, sys
     from fuseline import ProcessEngine

@@ -32,6 +32,8 @@ from ..core.helpers import report_of
 from .forgetful import POWER_CUTS, Disk, How
 from .history import SCHEMAS, History, check_facts, check_recovered, found_in
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 SEEDS = range(6)
 #: Moments of each history at which the power is cut, in every way.
 MOMENTS = 16
@@ -297,9 +299,7 @@ def test_a_housing_that_takes_outcomes_for_claims_is_found_out(tmp_path: Path, m
 
 def test_tokens_that_begin_anew_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = housing_module.Scheduler
-    monkeypatch.setattr(
-        housing_module, "Scheduler", lambda draw, first_token, first_number: scheduler(draw, first_number=first_number)
-    )
+    monkeypatch.setattr(housing_module, "Scheduler", lambda draw, first_token, **options: scheduler(draw, **options))
     assert_found_out(tmp_path)
 
 

@@ -29,6 +29,8 @@ from fuseline.testing.gate import HANG
 from .conftest import wait_gone
 from .workflows import Add, Double, FailUnless, Hold, Log, adding, starts
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def work(broker: LocalBroker, *workflows: Workflow) -> None:
     ProcessEngine(broker, workflows, processes=2, executor="inline").work()

@@ -21,6 +21,8 @@ from fuseline.testing.gate import HANG
 from .conftest import wait_gone
 from .workflows import Hold
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 PROGRAM = """
     import sys
     from fuseline import ProcessEngine, Workflow

@@ -23,6 +23,8 @@ from fuseline.states import State
 from .conftest import wait_gone
 from .workflows import values_of
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 #: Statements that are all tried; of those after them, one of five.
 ALL = 60
 STRIDE = 5

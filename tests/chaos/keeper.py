@@ -45,7 +45,7 @@ class Keeper:
     def environment(self) -> dict[str, str]:
         """Return what programs find in their environment: their files lie where nobody else's do."""
         ours = {FOLDER: str(self._folder), "TMPDIR": str(self._folder / "tmp"), "PYTHONPATH": str(ROOT)}
-        return {**os.environ, **ours, "XDG_RUNTIME_DIR": "", "PYTHONFAULTHANDLER": "1"}
+        return {**os.environ, **ours, "XDG_RUNTIME_DIR": "", "PYTHONFAULTHANDLER": "1", "FUSELINE_CHECKED": "1"}
 
     def tend(self) -> None:
         """Start again what has ended. A driver that has ended with 0 is done."""

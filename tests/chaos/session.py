@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fuseline.broker import LocalBroker
+from fuseline.broker.server_main import log_of
 from fuseline.records import Move
 from fuseline.states import State
 
@@ -72,6 +73,7 @@ class Session:
             age(self.folder)
             self._gather()
             self.violations += check(self.history)
+            self.violations += self._find_bugs()
             pids = {line.pid for line in lines} | {fault.pid for fault in self.tormentor.faults}
             self.violations += find_leftovers(self.folder, pids, self._memory)
         finally:
@@ -80,7 +82,8 @@ class Session:
     def _own_environment(self) -> None:
         """Have the brokers that the watcher starts be like all others."""
         environment = self.keeper.environment()
-        os.environ.update({name: environment[name] for name in (FOLDER, "TMPDIR", "PYTHONPATH", "XDG_RUNTIME_DIR")})
+        ours = (FOLDER, "TMPDIR", "PYTHONPATH", "XDG_RUNTIME_DIR", "FUSELINE_CHECKED")
+        os.environ.update({name: environment[name] for name in ours})
         tempfile.tempdir = None
 
     # -- working ------------------------------------------------------------------------------------------------------
@@ -121,6 +124,12 @@ class Session:
         at = time.monotonic() - self._begin
         runs = f"{kinds['acked']} runs dispatched, {len(ended)} settled, {kinds['start']} attempts begun"
         return f"{at:4.0f} s: {runs}; {faults}"
+
+    def _find_bugs(self) -> list[Violation]:
+        """Return what brokers have found wrong with themselves; the next one may have hidden it."""
+        log = log_of(self._store)
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return [Violation("unexpected", "broker", line) for line in lines if "report this as a bug" in line]
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from fuseline.errors import (
     EndlessMoves,
     FuselineError,
     IllegalMove,
+    InternalError,
+    InvariantBroken,
     NotPicklableError,
     PolicyError,
     RemoteStepError,
@@ -106,7 +108,9 @@ EXAMPLES: list[tuple[FuselineError, type[Exception], list[str]]] = [
     (StoreError("cannot be used"), OSError, ["cannot be used"]),
     (StoreInUse("/a/runs.db", 17), OSError, ["/a/runs.db", "process 17"]),
     (StoreDamaged("/a/runs.db", "cut"), OSError, ["/a/runs.db", "damaged: cut"]),
+    (InternalError("something"), RuntimeError, ["something"]),
     (EndlessMoves("run r", 8, "a READY, a RUNNING"), RuntimeError, ["run r", "8 moves", "a RUNNING", "bug"]),
+    (InvariantBroken("run r", "counts its open steps"), RuntimeError, ["not true that run r counts", "bug"]),
     (IllegalMove("step 'a'", "FAILED", "READY", "attempts 3"), RuntimeError, ["FAILED", "READY", "attempts 3", "bug"]),
 ]
 ALL = {
@@ -165,6 +169,8 @@ def test_the_tree_of_errors_is_as_the_module_draws_it():
             assert parents(cls) == {StepError, FuselineError}
         if cls in (RunFailed, RunCancelled, RunNotFinished, UnknownRunError):
             assert parents(cls) == {RunError, FuselineError}
+        if cls in (IllegalMove, EndlessMoves, InvariantBroken):
+            assert parents(cls) == {InternalError, FuselineError}
 
 
 def assert_same(one: BaseException, other: BaseException) -> None:

@@ -15,6 +15,8 @@ from fuseline.policies import FailureDecision, RetryPolicy, StepPolicy, StepTime
 from fuseline.states import State
 from fuseline.worker import build_shared_dict
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 class Log(StepPolicy):
     """Writes each hook call as a line of a file, which works from any process."""

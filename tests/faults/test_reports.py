@@ -20,6 +20,8 @@ from ..broker.conftest import wait_gone
 from ..broker.workflows import Add, Double
 from .housings import KINDS, open_broker
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 ENDS = [State.SUCCEEDED, State.FAILED, State.SKIPPED, State.CANCELLED, State.READY]
 
 

@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so 
 from arena import BROKERS, brokers, end_of
 from hostile import Good, Hostile
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 #: Ways to hang: see ``hostile.DEEDS``.
 HANGS = [
     "python loop",
