@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["check_run", "check_scheduler"]
 
 _WAITING = (State.PENDING, State.READY, State.RETRYING)
+_BEGUN = (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED)
 
 
 def check_scheduler(scheduler: Scheduler) -> None:
@@ -29,20 +30,22 @@ def check_scheduler(scheduler: Scheduler) -> None:
     """
     live = scheduler._live
     held = [(token, worker) for worker, known in scheduler._workers.items() for token in known.held]
-    _must(
-        "the workers", "hold the live tokens", sorted(held) == sorted((t, worker) for t, (worker, _, _) in live.items())
-    )
+    if sorted(held) != sorted((token, worker) for token, (worker, _, _) in live.items()):
+        raise InvariantBroken("the scheduler", "knows what workers hold exactly by its live tokens")
     waiting = {(id(entry[2]), entry[3]) for entry in scheduler._retries if scheduler._is_waiting(entry)}
     unsettled: Counter[str] = Counter()
     for run in scheduler.runs.values():
         check_run(scheduler, run)
         unsettled[run.plan.workflow_id] += not run.state.is_settled
         retrying = {(id(run), step) for step, state in enumerate(run.states) if state is State.RETRYING}
-        _must(_name(run), "has no retry that nothing waits for", retrying <= waiting)
+        if not retrying <= waiting:
+            raise _broken(run, "has no retry that nothing waits for")
     for _, run, _ in live.values():
-        _must(_name(run), "is there if one of its tokens is", scheduler.runs.get(run.instance_id) is run)
+        if scheduler.runs.get(run.instance_id) is not run:
+            raise _broken(run, "is there as long as one of its tokens is")
     for workflow_id, flow in scheduler._flows.items():
-        _must(f"workflow {workflow_id}", "counts its open runs", flow.unsettled == unsettled[workflow_id])
+        if flow.unsettled != unsettled[workflow_id]:
+            raise InvariantBroken(f"workflow {workflow_id}", "counts its open runs")
 
 
 def check_run(scheduler: Scheduler, run: Run) -> None:
@@ -51,57 +54,62 @@ def check_run(scheduler: Scheduler, run: Run) -> None:
     Raises:
         InvariantBroken: one of the rules does not hold.
     """
-    whom = _name(run)
     for step, state in enumerate(run.states):
         _check_step(run, step, state)
     of_state = {state: {i for i, each in enumerate(run.states) if each is state} for state in State}
-    _must(whom, "has all its moves followed", not run.journal)
-    _must(whom, "has a token exactly for each step that runs", run.running.keys() == of_state[State.RUNNING])
-    for step, token in run.running.items():
-        _must(whom, "is whom its tokens stand for", scheduler._live[token][1:] == (run, step))
-    _must(whom, "queues what is ready, once", sorted(run.ready) == sorted(of_state[State.READY]))
+    if run.journal:
+        raise _broken(run, "has all its moves followed")
+    if run.running.keys() != of_state[State.RUNNING]:
+        raise _broken(run, "has a token exactly for each step that runs")
+    if any(scheduler._live[token][1:] != (run, step) for step, token in run.running.items()):
+        raise _broken(run, "is what its tokens stand for")
+    if sorted(run.ready) != sorted(of_state[State.READY]):
+        raise _broken(run, "queues what is ready, once")
     if run.ready:
         queue = scheduler._flows[run.plan.workflow_id].ready
-        is_there = run in queue._fresh or run in [each for *_, each in queue._started]
-        _must(whom, "is in the queue if it has something ready", run.queued and is_there)
-    _must(whom, "counts its open steps", run.open_steps == sum(not state.is_settled for state in run.states))
-    _must(whom, "is settled exactly when all its steps are", run.state.is_settled == (run.open_steps == 0))
-    _must(whom, "lists its failed steps, once", sorted(run.failed_steps) == sorted(of_state[State.FAILED]))
-    if run.is_stopping:
-        _must(whom, "has nothing that waits when it stops", not any(state in _WAITING for state in run.states))
-    if run.state is State.SUCCEEDED:
-        _must(whom, "has not succeeded with a failed step", not run.failed_steps)
-    if run.state is State.FAILED:
-        _must(whom, "has not failed without a reason", bool(run.failed_steps or run.timed_out))
-    if run.state is State.CANCELLED:
-        unwanted = any(run.states[step] is State.CANCELLED for step in run.unwanted)
-        _must(whom, "was not cancelled without being asked", run.cancelled or unwanted)
+        if not (run.queued and (run in queue._fresh or run in [each for *_, each in queue._started])):
+            raise _broken(run, "is in the queue if it has something ready")
+    if run.open_steps != sum(not state.is_settled for state in run.states):
+        raise _broken(run, "counts its open steps")
+    if run.state.is_settled != (run.open_steps == 0):
+        raise _broken(run, "is settled exactly when all its steps are")
+    if sorted(run.failed_steps) != sorted(of_state[State.FAILED]):
+        raise _broken(run, "lists its failed steps, once")
+    if run.is_stopping and any(state in _WAITING for state in run.states):
+        raise _broken(run, "has nothing that waits when it stops")
+    if run.state is State.SUCCEEDED and run.failed_steps:
+        raise _broken(run, "has not succeeded with a failed step")
+    if run.state is State.FAILED and not (run.failed_steps or run.timed_out):
+        raise _broken(run, "has not failed without a reason")
+    if run.state is State.CANCELLED and not run.cancelled:  # noqa: SIM102
+        if not any(run.states[step] is State.CANCELLED for step in run.unwanted):
+            raise _broken(run, "was not cancelled without being asked")
 
 
 def _check_step(run: Run, step: int, state: State) -> None:
-    whom = f"step {run.plan.names[step]!r} of {_name(run)}"
     before = [run.states[other] for other in run.plan.predecessors[step]]
     succeeded = before.count(State.SUCCEEDED)
-    _must(whom, "counts what it waits for", run.missing[step] == len(before) - succeeded)
+    if run.missing[step] != len(before) - succeeded:
+        raise _broken(run, "counts what it waits for", step)
     if state is State.PENDING:
-        _must(whom, "does not wait on nothing", any(not each.is_settled for each in before))
+        if all(each.is_settled for each in before):
+            raise _broken(run, "does not wait on nothing", step)
     elif state in (State.SKIPPED, State.CANCELLED):
-        _must(whom, f"is not {state} without a cause", bool(run.causes.get(step)))
-    elif not (run.was_restored and state is State.SUCCEEDED):  # in a resumed run, what it came from may start anew
-        _must(whom, f"is not {state} before its dependencies are satisfied", succeeded == len(before))
-    if state in (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED):
-        _must(whom, f"is not {state} without having started", run.attempts[step] >= 1)
-    _must(whom, "has an end exactly when it is settled", (step in run.step_finished) == state.is_settled)
-    users = (i for i, sources in enumerate(run.bound.sources) if step in sources and not run.states[i].is_settled)
-    is_needed = step in run.plan.outputs or any(True for _ in users)
-    has_result = state is State.SUCCEEDED and is_needed
-    _must(whom, "keeps its result exactly while somebody needs it", (step in run.results) == has_result)
+        if not run.causes.get(step):
+            raise _broken(run, f"is not {state} without a cause", step)
+    elif succeeded != len(before) and not (run.was_restored and state is State.SUCCEEDED):
+        # (In a run that was resumed, what a step came from may start anew.)
+        raise _broken(run, f"is not {state} before its dependencies are satisfied", step)
+    if state in _BEGUN and run.attempts[step] < 1:
+        raise _broken(run, f"is not {state} without having started", step)
+    if (step in run.step_finished) != state.is_settled:
+        raise _broken(run, "has an end exactly when it is settled", step)
+    users = [i for i, sources in enumerate(run.bound.sources) if step in sources and not run.states[i].is_settled]
+    is_needed = bool(users) or step in run.plan.outputs
+    if (step in run.results) != (state is State.SUCCEEDED and is_needed):
+        raise _broken(run, "keeps its result exactly while somebody needs it", step)
 
 
-def _name(run: Run) -> str:
-    return f"run {run.instance_id}"
-
-
-def _must(whom: str, rule: str, holds: bool) -> None:
-    if not holds:
-        raise InvariantBroken(whom, rule)
+def _broken(run: Run, rule: str, step: int | None = None) -> InvariantBroken:
+    whom = f"run {run.instance_id}"
+    return InvariantBroken(whom if step is None else f"step {run.plan.names[step]!r} of {whom}", rule)

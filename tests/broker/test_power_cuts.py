@@ -32,8 +32,6 @@ from ..core.helpers import report_of
 from .forgetful import POWER_CUTS, Disk, How
 from .history import SCHEMAS, History, check_facts, check_recovered, found_in
 
-pytestmark = pytest.mark.usefixtures("checked")
-
 SEEDS = range(6)
 #: Moments of each history at which the power is cut, in every way.
 MOMENTS = 16

@@ -16,7 +16,7 @@ from .test_pages import ROOT, blocks_of
 
 def test_the_backend_of_the_page_passes_the_suite_with_nothing_but_fuseline_and_pytest(tmp_path: Path) -> None:
     packages, mine = tmp_path / "packages", tmp_path / "mine"
-    shutil.copytree(Path(fuseline.__file__).parent, packages / "fuseline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(fuseline.__file__).parent, packages / "fuseline")
     mine.mkdir()
     for _, _, file, code in blocks_of(ROOT / "docs" / "backends.md"):
         if file is not None:
