@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ class HangOutOfReach(Step):
 def test_many_that_ignore_sigterm_have_their_grace_side_by_side() -> None:
     """Each is told to end before the first one's grace is over."""
     hang, echo, grace = HangOutOfReach(), Echo(), 1.0
-    gates = [Gate() for _ in range(4)]
-    with Bench(LokyExecutor(5, grace=grace), hang, echo) as bench:
+    with ExitStack() as gates_open, Bench(LokyExecutor(5, grace=grace), hang, echo) as bench:
+        gates = [gates_open.enter_context(Gate()) for _ in range(4)]
         tokens = [bench.submit(hang, gate=gate) for gate in gates]
         pids = [int(gate.wait_entered()) for gate in gates]
         for gate in gates:
@@ -77,11 +78,11 @@ def test_many_that_ignore_sigterm_have_their_grace_side_by_side() -> None:
         told = [end for end in ends if end is not None]
         assert len(told) == 4
         assert max(told) - min(told) < grace
-        assert result_of(bench.run(echo, value="meanwhile")) == "meanwhile"
-        assert {report.outcome for report in bench.collect(4).values()} == {Outcome.KILLED}
+        meanwhile = bench.submit(echo, value="meanwhile")
+        reports = bench.collect(5)
+        assert result_of(reports[meanwhile]) == "meanwhile"
+        assert {reports[token].outcome for token in tokens} == {Outcome.KILLED}
         assert not any(map(is_running, pids))
-    for gate in gates:
-        gate.close()
 
 
 class EndAtDeadline(Step):
