@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from inspect import Parameter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuseline.context import RunContext, StopNow, entered
 from fuseline.encoding import decode, encode_checked, encode_error, show
@@ -29,7 +29,9 @@ from fuseline.policies.memory_guard import MemoryGuard
 from fuseline.spool import Spool
 from fuseline.step import Step, signature_of
 from fuseline.values import Value
-from fuseline.workplace import Workplace
+
+if TYPE_CHECKING:
+    from fuseline.workplace import Workplace
 
 __all__ = [
     "Hosted",

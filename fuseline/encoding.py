@@ -16,7 +16,6 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fuseline.errors import NotPicklableError, RemoteStepError, RemoteTraceback, StoreError
@@ -109,7 +108,8 @@ def decode(value: Value) -> Any:
     if not value.file:
         return pickle.loads(value.data)
     try:
-        data = Path(value.file).read_bytes()
+        with open(value.file, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise StoreError(
             f"a value cannot be read: {error}. Files beside a store belong to it; put them back, or run the step again."

@@ -15,7 +15,6 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -104,8 +103,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, array_like=True, dict=T
         self.__dict__["_note"] = note
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(msgspec.Struct, frozen=True, kw_only=True):
     """What the bare report of a hand-written worker does not say."""
 
     result: Any  #: the object that the attempt returned
@@ -220,8 +218,7 @@ class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 # -- for those who ask ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepInfo:
+class StepInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How a step of a run stands."""
 
     name: str
@@ -233,8 +230,7 @@ class StepInfo:
     finished_at: float | None = None  #: seconds since the epoch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunInfo:
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How a run stands."""
 
     instance_id: str

@@ -7,11 +7,12 @@ edges and policies, so that two programs which build the same workflow meet on i
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+import msgspec
 
 from fuseline.errors import WorkflowError
 
@@ -23,8 +24,7 @@ ON_FAILURE = ("stop", "continue")
 PolicyConfig = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterSchema:
+class ParameterSchema(msgspec.Struct, frozen=True, kw_only=True):
     """A parameter of ``run_step``."""
 
     name: str
@@ -33,8 +33,7 @@ class ParameterSchema:
     variadic: bool = False  #: whether it is the ``*parameter``
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSchema:
+class StepSchema(msgspec.Struct, frozen=True, kw_only=True):
     """A step, without its code."""
 
     name: str
@@ -144,6 +143,8 @@ def fingerprint(
     policies: tuple[PolicyConfig, ...],
 ) -> str:
     """Return a digest of the parts of a workflow that decide what a run of it does, in hexadecimal."""
+    import hashlib  # not where a child would import it, too: it takes time
+
     digest = hashlib.sha256(_canonical([outputs, on_failure, policies]).encode())
     for step in _plain_steps(steps):  # one by one: a hundred thousand at a time would keep the garbage collector busy
         digest.update(_canonical(step).encode())

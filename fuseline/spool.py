@@ -20,11 +20,14 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fuseline.messages import AttemptReport
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Spool", "read_spools", "remove_dead_spools", "remove_spools"]
 

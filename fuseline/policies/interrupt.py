@@ -11,7 +11,6 @@ not the process's one ``setitimer``, and an alarm that is not ours goes on to th
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 from collections.abc import Callable
@@ -148,5 +147,7 @@ class _ThreadWatch(_Watch):
             self._plant(None)
 
     def _plant(self, kind: type[BaseException] | None) -> None:
+        import ctypes  # a broker, which knows the policies and runs no step, starts faster
+
         target = ctypes.c_ulong(self._thread_id)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(target, ctypes.py_object(kind) if kind else None)

@@ -7,6 +7,7 @@ half, in the program. Until it has the program's ``sys.path``, it imports nothin
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
@@ -16,8 +17,10 @@ from typing import Any
 def main() -> None:
     """Read from the pipe what to be, and be it. The name is for those who look at a list of processes."""
     with os.fdopen(int(sys.argv[2]), "rb") as pipe:
+        gc.disable()  # nothing of what is imported is garbage
         _prepare(pickle.load(pipe))
         target, args = pickle.load(pipe)
+    gc.enable()
     target(*args)
 
 

@@ -40,11 +40,12 @@ class Census:
         Raises:
             AssertionError: something is left; the error lists it.
         """
-        deadline = time.monotonic() + settling
+        deadline, pause = time.monotonic() + settling, 0.001
         while left := self._left():
             if time.monotonic() > deadline:
                 raise AssertionError(f"left over: {'; '.join(left)}")
-            time.sleep(0.001)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)  # a look at all processes takes milliseconds
 
     def _left(self) -> list[str]:
         children = [p for p in _children() if p not in self._children]

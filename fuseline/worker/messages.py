@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fuseline.channel import Incoming, ProtocolError, incoming
 from fuseline.logs import Logged, LogLevels
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
-from fuseline.workplace import Workplace
+
+if TYPE_CHECKING:
+    from fuseline.workplace import Workplace
 
 __all__ = [
     "FROM_CHILD",

@@ -11,8 +11,6 @@ import fcntl
 import os
 from pathlib import Path
 
-import psutil
-
 from fuseline.errors import StoreDamaged, StoreError, StoreInUse
 
 __all__ = [
@@ -216,6 +214,8 @@ def check_version(path: Path, version: int) -> None:
 
 def file_system(path: Path) -> str:
     """Return the type of the file system that ``path`` is on, or will be; empty if nobody knows."""
+    import psutil  # a broker without a store starts faster
+
     real = os.path.realpath(path)
     best, kind = "", ""
     for mount in psutil.disk_partitions(all=True):
