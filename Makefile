@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+# Thousands of processes are started: what they import is compiled once, even where Python is told not to keep it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test torture lint types format clean chaos mutate coverage
 
@@ -14,8 +17,7 @@ demo: $(VENV)/.run ## measure the standard library's code on all cores (ARGS=--h
 	@$(BIN)/fuseline demo $(ARGS)
 
 test: $(VENV)/.dev ## run the tests (ARGS="-k retry" picks some, "-p randomly" shuffles; PYTHON=python3.13 VENV=.venv-3.13: another Python)
-	@$(BIN)/python -m compileall -q fuseline tests  # or each of many children would, where Python may not keep it
-	$(BIN)/python -m pytest -n logical --dist worksteal -p no:randomly $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -p no:randomly $(ARGS)
 
 torture: $(VENV)/.peers ## compare how process pools bear hostile steps (ARGS="--only fuseline,loky --markdown")
 	$(BIN)/python -m benchmarks.torture $(ARGS)

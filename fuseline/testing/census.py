@@ -48,7 +48,7 @@ class Census:
             pause = min(2 * pause, 0.05)  # a look at all processes takes milliseconds
 
     def _left(self) -> list[str]:
-        children = [p for p in _children() if p not in self._children]
+        children = [p for p in _children() if p not in self._children and p.is_running()]
         left = [f"process {p.pid} {_command(p)}" for p in children]
         left += [f"thread {t.name}" for t in threading.enumerate() if t not in self._threads]
         left += [f"descriptor {d}" for d in sorted(_descriptors() - self._descriptors)]
@@ -59,7 +59,27 @@ class Census:
 
 
 def _children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in _command(p)]
+    """Return the processes below this one; some may have ended since."""
+    global _seen
+    forks = _forks()
+    if forks is None or _seen is None or _seen[0] != (os.getpid(), forks):
+        found = [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in _command(p)]
+        _seen = ((os.getpid(), forks), found)
+    return _seen[1]
+
+
+#: ((this process, processes that the machine has started), those below this one): to look at all of them takes
+#: milliseconds, and if none was started since, none is new.
+_seen: tuple[tuple[int, int | None], list[psutil.Process]] | None = None
+
+
+def _forks() -> int | None:
+    """Return how many processes the machine has started; None if it does not say."""
+    try:
+        with open("/proc/stat") as lines:
+            return next((int(line.split()[1]) for line in lines if line.startswith("processes")), None)
+    except OSError:
+        return None
 
 
 def _command(process: psutil.Process) -> str:

@@ -25,6 +25,7 @@ from benchmarks.torture.libraries import LIBRARIES, Library, Outcome  # noqa: E4
 from benchmarks.torture.program import EXPECTED, HOSTILE_CALL  # noqa: E402
 from benchmarks.torture.steps import HOSTILE, ORPHANS  # noqa: E402
 from benchmarks.torture.verdicts import CONTAINED, judge  # noqa: E402
+from fuseline.testing.gate import HANG  # noqa: E402
 
 #: Seconds; a net, where nothing is to hang.
 BOUND = 60.0
@@ -43,7 +44,8 @@ def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
     assert list(folder.iterdir()) == []
-    assert [process for process in psutil.process_iter() if works_below(folder, process)] == []
+    _, left = psutil.wait_procs([each for each in psutil.process_iter() if works_below(folder, each)], timeout=HANG)
+    assert left == []
 
 
 def works_below(folder: Path, process: psutil.Process) -> bool:
