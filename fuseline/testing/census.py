@@ -48,7 +48,7 @@ class Census:
             pause = min(2 * pause, 0.05)  # a look at all processes takes milliseconds
 
     def _left(self) -> list[str]:
-        children = [p for p in _children() if p not in self._children and p.is_running()]
+        children = [p for p in _children() if p not in self._children]
         left = [f"process {p.pid} {_command(p)}" for p in children]
         left += [f"thread {t.name}" for t in threading.enumerate() if t not in self._threads]
         left += [f"descriptor {d}" for d in sorted(_descriptors() - self._descriptors)]
@@ -59,27 +59,32 @@ class Census:
 
 
 def _children() -> list[psutil.Process]:
-    """Return the processes below this one; some may have ended since."""
-    global _seen
-    forks = _forks()
-    if forks is None or _seen is None or _seen[0] != (os.getpid(), forks):
-        found = [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in _command(p)]
-        _seen = ((os.getpid(), forks), found)
-    return _seen[1]
+    """Return the processes below this one."""
+    if _known_of != os.getpid():
+        _begin_anew()
+    pids = set(psutil.pids())
+    for pid in _known.keys() - pids:
+        del _known[pid]
+    for pid in pids - _known.keys():
+        try:
+            process = psutil.Process(pid)
+            _known[pid] = process if any(each.pid == _known_of for each in process.parents()) else None
+        except psutil.Error:  # it has just ended
+            continue
+    found = [process for process in _known.values() if process is not None]
+    return [process for process in found if process.is_running() and "resource_tracker" not in _command(process)]
 
 
-#: ((this process, processes that the machine has started), those below this one): to look at all of them takes
-#: milliseconds, and if none was started since, none is new.
-_seen: tuple[tuple[int, int | None], list[psutil.Process]] | None = None
+def _begin_anew() -> None:
+    global _known_of
+    _known_of = os.getpid()
+    _known.clear()
 
 
-def _forks() -> int | None:
-    """Return how many processes the machine has started; None if it does not say."""
-    try:
-        with open("/proc/stat") as lines:
-            return next((int(line.split()[1]) for line in lines if line.startswith("processes")), None)
-    except OSError:
-        return None
+#: {number of a process: it, if it is below this one}. To ask each process of a machine for its parent takes
+#: milliseconds, and who they were does not change.
+_known: dict[int, psutil.Process | None] = {}
+_known_of = 0  #: whose children they are: a fork has its own
 
 
 def _command(process: psutil.Process) -> str:
