@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -218,7 +219,8 @@ class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 # -- for those who ask ------------------------------------------------------------------------------------------------
 
 
-class StepInfo(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
     """How a step of a run stands."""
 
     name: str
@@ -230,7 +232,8 @@ class StepInfo(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: float | None = None  #: seconds since the epoch
 
 
-class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
     """How a run stands."""
 
     instance_id: str

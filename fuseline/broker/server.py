@@ -102,7 +102,7 @@ class Server:
 
         Raises:
             StoreError: something could not be stored. All who wait were told so.
-            BrokerError: a bug. Nothing is stored of what it may have spoilt.
+            BrokerError, InternalError: a bug. Nothing is stored of what it may have spoilt.
         """
         raise_file_limit()
         self._selector.register(self._door.fileno(), selectors.EVENT_READ, self._door)
@@ -118,6 +118,9 @@ class Server:
             for link in self._waiting():  # what they have asked for has not happened
                 link.channel.replace(Refused.because(error))
                 link.channel.flush()
+            raise
+        except InternalError:  # time alone has shown it, and nobody is told but the log
+            _log.exception("the broker has failed")
             raise
         finally:
             for link in list(self._links):

@@ -1,4 +1,4 @@
-"""One child process: started through loky's context, ended for certain.
+"""One child process: started through loky, ended for certain.
 
 loky starts a child with a clean ``exec``: no fork of a threaded process, ``__main__`` is not imported again, and the
 environment is set before anything is imported. The child leads a session and process group of its own.

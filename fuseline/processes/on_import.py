@@ -29,11 +29,12 @@ class _Finder:
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != self._name:
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            loader: Any = _Loader(spec.loader, self._do)
-            spec.loader = loader
+        if spec is None or spec.loader is None:
+            return None  # somebody after us may find it
+        sys.meta_path.remove(self)
+        loader: Any = _Loader(spec.loader, self._do)
+        spec.loader = loader
         return spec
 
 

@@ -81,8 +81,8 @@ def _begin_anew() -> None:
     _known.clear()
 
 
-#: {number of a process: it, if it is below this one}. To ask each process of a machine for its parent takes
-#: milliseconds, and who they were does not change.
+#: {number of a process: it, if it is below this one}. To ask all processes of a machine for their parents
+#: takes milliseconds, for each test; so only those are asked that are new since the last look.
 _known: dict[int, psutil.Process | None] = {}
 _known_of = 0  #: whose children they are: a fork has its own
 

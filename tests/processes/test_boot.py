@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -38,10 +39,10 @@ LOOKS = """
 def test_a_child_finds_what_only_sys_path_of_its_program_has(tmp_path: Path) -> None:
     package = Path(fuseline.__file__).parent
     shutil.copytree(package, tmp_path / "vendored" / "fuseline", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "looks.py").write_text(unindented(LOOKS))
+    (tmp_path / "looks.py").write_text(dedent(LOOKS))
     program = tmp_path / "elsewhere" / "program.py"
     program.parent.mkdir()
-    program.write_text(unindented(BESIDE.format(paths=[str(tmp_path / "vendored"), str(tmp_path)])))
+    program.write_text(dedent(BESIDE.format(paths=[str(tmp_path / "vendored"), str(tmp_path)])))
     finished = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
     found, modules = json.loads(finished.stdout)
     assert Path(found).parent == tmp_path / "vendored" / "fuseline"
@@ -99,7 +100,3 @@ def test_on_import_waits_for_the_module_and_leaves_no_trace(tmp_path: Path, monk
     on_import("late_one", lambda module: seen.append(module.value + 1))
     assert seen == [1, 2]
     del sys.modules["late_one"]
-
-
-def unindented(text: str) -> str:
-    return "\n".join(line[4:] for line in text.splitlines())
