@@ -84,6 +84,8 @@ _PATIENCE = 20.0
 _FAREWELL = 30.0
 #: Seconds between two tries to reach one that is starting or ending.
 _PAUSE = 0.02
+#: So often one is started that ends before it can say why: a signal hits one of them, what is broken hits all.
+_STARTS = 3
 #: Seconds between two looks for what children have left that have ended.
 _TIDYING = 60.0
 #: Runs in one message of ``dispatch_many``, and seconds for which they may be gathered.
@@ -169,6 +171,7 @@ class LocalBroker(Broker):
     def _join(self) -> ClientLink:
         """Return a link to the broker process, which is started if there is none."""
         give_up = time.monotonic() + _PATIENCE
+        starts = 0
         while True:
             if (link := self._find()) is not None:
                 return link
@@ -178,7 +181,12 @@ class LocalBroker(Broker):
                 if time.monotonic() >= give_up:
                     raise
             except LinkLost as error:
-                raise BrokerError(f"the broker process ended at once: {error}. {self._advice()}") from error
+                starts += 1
+                if starts == _STARTS:
+                    raise BrokerError(
+                        f"the broker process was started {starts} times and ended at once each time: {error}. "
+                        f"{self._advice()}"
+                    ) from error
             time.sleep(_PAUSE)
 
     def _advice(self) -> str:

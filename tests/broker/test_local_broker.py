@@ -169,6 +169,22 @@ def test_runs_outlive_the_broker_process(store: Path, tmp_path: Path) -> None:
     assert Counter(starts(tmp_path / "log")) == dict.fromkeys(map(str, range(300)), 1)
 
 
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_broker_that_a_signal_hits_as_it_starts_is_started_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    environments = [{**os.environ, "FUSELINE_FAULT": "sql:3"}] * deaths
+    monkeypatch.setattr(
+        "fuseline.broker.local._environment", lambda: environments.pop() if environments else dict(os.environ)
+    )
+    if deaths < 3:
+        LocalBroker(store).close()
+    else:
+        with pytest.raises(BrokerError, match=f"started 3 times and ended at once each time.*{store.name}"):
+            LocalBroker(store)
+    assert environments == []
+
+
 def test_a_broker_without_a_store_ends_with_its_process() -> None:
     with LocalBroker() as broker:
         os.kill(broker.pid, signal.SIGKILL)
