@@ -10,6 +10,7 @@ background.
 
 from __future__ import annotations
 
+import hashlib  # noqa: F401 - imported late by schemas: a broker without free descriptors goes on, but can import nothing
 import logging
 import os
 import signal

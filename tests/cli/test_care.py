@@ -30,6 +30,7 @@ def dispatch(call: Call, count: int = 1) -> list[str]:
 # -- cancel, prune ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("broker")
 def test_cancel_ends_a_run_and_says_so(call: Call) -> None:
     [run] = dispatch(call)
     said = call("cancel", run[:10])
@@ -38,6 +39,7 @@ def test_cancel_ends_a_run_and_says_so(call: Call) -> None:
     assert (said.code, said.out) == (0, f"run {run} is CANCELLED already; there was nothing to cancel.\n")
 
 
+@pytest.mark.usefixtures("broker")
 def test_cancel_may_name_a_step(call: Call) -> None:
     [run] = dispatch(call)
     said = call("cancel", run, "Nix")
@@ -48,6 +50,7 @@ def test_cancel_may_name_a_step(call: Call) -> None:
     assert json.loads(call("show", run, "--json").out)["step_states"]["Double"]["state"] == "CANCELLED"
 
 
+@pytest.mark.usefixtures("broker")
 def test_all_runs_of_a_workflow_are_cancelled_at_once(call: Call) -> None:
     dispatch(call, 3)
     assert call("cancel", "--workflow", "etl").out == "0 runs of 'etl' cancelled; what runs of them is told to end.\n"
@@ -63,6 +66,7 @@ def test_cancel_wants_to_know_what(arguments: list[str], call: Call) -> None:
     assert said.err.startswith("fuseline: say what to cancel")
 
 
+@pytest.mark.usefixtures("broker")
 def test_runs_that_wait_go_on_with_a_changed_workflow(call: Call, project: Path) -> None:
     dispatch(call, 2)
     source = (project / "pipeline.py").read_text()
@@ -83,6 +87,7 @@ def test_runs_that_wait_go_on_with_a_changed_workflow(call: Call, project: Path)
     assert call("runs", "--state", "succeeded", "--json").out.count("\n") == 3
 
 
+@pytest.mark.usefixtures("broker")
 def test_prune_removes_runs_that_have_ended_and_says_how_many(call: Call) -> None:
     dispatch(call, 30)
     call("worker", "pipeline.py:double", "--until-done")
