@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from fuseline.context import RunContext, StopNow, entered
 from fuseline.encoding import decode, encode_checked, encode_error, show
 from fuseline.errors import StepCrashed, StepTimedOut
-from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload
+from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, Payload, Phase
 from fuseline.policies.base import StepPolicy, overrides
 from fuseline.policies.memory_guard import MemoryGuard
 from fuseline.spool import Spool
@@ -75,6 +75,7 @@ class StepHost:
         killed_from_outside: whether somebody else sees to timeouts.
         workplace: where results go that are large; None if nowhere else.
         on_setup: called after the ``setup`` of a step.
+        on_phase: called when an attempt enters the next phase after ``ARGUMENTS``.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class StepHost:
         killed_from_outside: bool = False,
         workplace: Workplace | None = None,
         on_setup: Callable[[Step], None] = lambda step: None,
+        on_phase: Callable[[Phase], None] = lambda phase: None,
     ) -> None:
         self._killed_from_outside = killed_from_outside
         self._workplace = workplace
         self._on_setup = on_setup
+        self._on_phase = on_phase
         self._spool: Spool | None = None
         if workplace is not None and workplace.spools is not None:
             self._spool = Spool(workplace.spools, workplace.presence.name)
@@ -146,6 +149,7 @@ class StepHost:
         """
         payload = getattr(shared, "payload", None)
         before = entered.set(context_of(step.name, payload, workflow_id, self._killed_from_outside))
+        self._on_phase(Phase.RUNNING)
         try:
             if step not in self._set_up:
                 self._ensure_set_up(step)
@@ -155,6 +159,7 @@ class StepHost:
             for policy in plan.with_on_start:
                 policy.on_start(step)
             result = plan.call(step, shared)
+            self._on_phase(Phase.RESULT)
             value = encode_checked(result, f"the result of step {step.name!r}")
             if self._workplace is not None:
                 value = self._workplace.keep(value, f"the result of step {step.name!r}")

@@ -331,6 +331,8 @@ class StepCrashed(StepError, RuntimeError):
     Attributes:
         exit_code: what the process exited with; None if it died by a signal or nobody could tell.
         signal_name: such as ``"SIGSEGV"``; None if it was no signal.
+        phase: how far the attempt was: ``"loading"`` the code of its workflow, unpickling its ``"arguments"``,
+            ``"running"`` its code, or pickling and sending its ``"result"``; None if nobody could tell.
         pid: of the process; None if it has not ended.
     """
 
@@ -342,15 +344,17 @@ class StepCrashed(StepError, RuntimeError):
         exit_code: int | None = None,
         signal_name: str | None = None,
         pid: int | None = None,
+        phase: str | None = None,
         instance_id: str | None = None,
         attempt: int | None = None,
     ) -> None:
         self.exit_code = exit_code
         self.signal_name = signal_name
+        self.phase = phase
         self.pid = pid
         hint = f" {_LIKELY[signal_name]}" if signal_name in _LIKELY else ""
         super().__init__(
-            f"{self._whom(step_name, instance_id, attempt)} {how}.{hint} "
+            f"{self._whom(step_name, instance_id, attempt)} {how}{_WHILE.get(phase or '', '')}.{hint} "
             "Other steps are not affected; a RetryPolicy would run it again.",
             step_name=step_name,
             instance_id=instance_id,
@@ -366,6 +370,7 @@ class StepCrashed(StepError, RuntimeError):
         instance_id: str | None,
         attempt: int | None,
         pid: int | None = None,
+        phase: str | None = None,
     ) -> StepCrashed:
         """Describe the end of a process from what ``waitpid`` said (negative for a signal, None for unknown)."""
         if returncode is None:
@@ -381,11 +386,18 @@ class StepCrashed(StepError, RuntimeError):
             exit_code=code,
             signal_name=signal_name,
             pid=pid,
+            phase=phase,
             instance_id=instance_id,
             attempt=attempt,
         )
 
 
+#: {phase: what it adds to the message}
+_WHILE = {
+    "loading": " while the code of its workflow was loaded",
+    "arguments": " while its arguments were unpickled",
+    "result": " after it had returned, while its result was pickled, sent or removed",
+}
 #: {signal: what its coming is likely to mean}
 _LIKELY = {
     "SIGKILL": "If nobody sent it, the kernel may have run out of memory.",

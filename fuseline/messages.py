@@ -34,6 +34,7 @@ __all__ = [
     "Notice",
     "Outcome",
     "Payload",
+    "Phase",
     "RecallNotice",
     "ReportAnswer",
     "ReportStatus",
@@ -160,6 +161,15 @@ class Outcome(enum.StrEnum):
     TIMED_OUT = "TIMED_OUT"
     KILLED = "KILLED"  #: because it was asked to
     LOST = "LOST"  #: what ran it is gone
+
+
+class Phase(enum.IntEnum):
+    """How far an attempt is."""
+
+    LOADING = 0  #: the code of its workflow
+    ARGUMENTS = 1  #: they are unpickled
+    RUNNING = 2
+    RESULT = 3  #: it has returned; its result is pickled and sent
 
 
 class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):

@@ -35,11 +35,12 @@ from fuseline.errors import FuselineError, NotPicklableError
 from fuseline.executors.base import never_started
 from fuseline.executors.listener import Listener
 from fuseline.executors.pump import Pump
-from fuseline.executors.verdict import asks_for_a_new_child, explained, killed, what_ended
+from fuseline.executors.verdict import asks_for_a_new_child, explained, killed, phase_of, what_ended
 from fuseline.logs import Logged, LogLevels
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes.child import Child
 from fuseline.processes.memory import MemoryWatch
+from fuseline.processes.stamp import StampReading
 from fuseline.worker.messages import (
     FROM_CHILD,
     ChildSettings,
@@ -509,7 +510,7 @@ class Slot:
             self._unregister(fds)
             self._listener.stop()
             self._listener.hear_out()
-        stamp = child.stamp.read()
+        stamp = child.stamp.read()  # the memory is given back with the child
         self._due = child.advance(time.monotonic())
         if not child.is_gone:
             return
@@ -520,11 +521,11 @@ class Slot:
         if not was_ready and self._verdict in (None, Outcome.LOST) and self._close_by is None:
             slow = f", after {_BEGINNING_ALLOWANCE:.0f} s" if self._verdict else ""
             self.problem = f"it ended with exit code {child.returncode} before it was ready{slow}"
-        self._settle(child, stamp.token, stamp.picked_up)
+        self._settle(child, stamp)
         if self._is_tainted:
             self._is_tainted, self._close_by, self.wants_child = False, None, not self._is_closing
 
-    def _settle(self, child: Child[FromChild], token: int, picked_up: float) -> None:
+    def _settle(self, child: Child[FromChild], stamp: StampReading) -> None:
         """Judge what the dead child had begun, and put back what it had not."""
         verdict, self._verdict = self._verdict, None
         used, self._memory_used = self._memory_used, None
@@ -532,10 +533,11 @@ class Slot:
         left, self.queue = list(self.queue), deque()
         self._unsent.clear()
         self._due = None
-        started = picked_up if token != self._last_token else None
+        token = stamp.token
+        started = stamp.picked_up if token != self._last_token else None
         if left and (started is not None or verdict is Outcome.KILLED):
             first = left.pop(0)
-            error = what_ended(first, verdict, child.pid, child.returncode, used)
+            error = what_ended(first, verdict, child.pid, child.returncode, used, phase_of(stamp, first))
             self._report_end(first, verdict or Outcome.LOST, error, started, child.pid, self._listener.last_words)
             self.wants_child = self._close_by is None
         while token in [assignment.token for assignment in left]:

@@ -11,10 +11,11 @@ import loky
 from msgspec.structs import replace
 
 from fuseline.errors import StepCrashed, StepError, StepLost, StepOutOfMemory, StepTimedOut
-from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
+from fuseline.messages import AttemptReport, FailureAction, Outcome, Phase, StepAssignment
+from fuseline.processes.stamp import StampReading
 from fuseline.text import printable, tail
 
-__all__ = ["asks_for_a_new_child", "explained", "killed", "what_ended"]
+__all__ = ["asks_for_a_new_child", "explained", "killed", "phase_of", "what_ended"]
 
 #: Lines, and characters, of what an attempt has printed last that its error shows.
 _LINES, _CHARACTERS = 40, 4000
@@ -69,12 +70,20 @@ def killed(assignment: StepAssignment) -> StepLost:
     )
 
 
+def phase_of(stamp: StampReading, assignment: StepAssignment) -> str | None:
+    """Return how far the attempt at an assignment was; None if a child has stamped no such thing."""
+    if stamp.token != assignment.token or stamp.phase not in list(Phase):
+        return None
+    return Phase(stamp.phase).name.lower()
+
+
 def what_ended(
     assignment: StepAssignment,
     verdict: Outcome | None,
     pid: int,
     returncode: int | None,
     memory_used: int | None = None,
+    phase: str | None = None,
 ) -> StepError:
     """Return the error of an attempt whose child has ended.
 
@@ -82,6 +91,7 @@ def what_ended(
         verdict: why we have ended the child; None if it ended by itself.
         pid, returncode: of the child, as of ``waitpid``.
         memory_used: bytes, if we have ended it for that.
+        phase: how far it was, as of ``StepCrashed``.
     """
     whom = {"step_name": assignment.step_name, "instance_id": assignment.instance_id, "attempt": assignment.attempt}
     if memory_used is not None:
@@ -92,7 +102,7 @@ def what_ended(
         return StepTimedOut(timeout=assignment.timeout, killed=True, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.LOST:
         how = "closed the pipe of its process, or wrote into it, so that nothing could be heard from it any more"
-        return StepCrashed(how=how, pid=pid, **whom)  # type: ignore[arg-type]
+        return StepCrashed(how=how, pid=pid, phase=phase, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.KILLED:
         return killed(assignment)
-    return StepCrashed.from_returncode(returncode, pid=pid, **whom)  # type: ignore[arg-type]
+    return StepCrashed.from_returncode(returncode, pid=pid, phase=phase, **whom)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A few numbers in memory that a child and its program share: which assignment it has picked up, and when.
+"""A few numbers in memory that a child and its program share: what it has picked up, when, and how far that is.
 
 The alternative, a message per start, would cost a system call and a wake-up for every step. The monotonic clock is one
 for all processes of a machine, so the child's readings can be compared with ours.
@@ -16,7 +16,8 @@ from fuseline.processes.inherited import InheritedFd
 
 __all__ = ["Stamp", "StampReading"]
 
-_LAYOUT = struct.Struct("=Qdd")
+_LAYOUT = struct.Struct("=QddB")
+_PHASE = _LAYOUT.size - 1  #: where in it the phase is
 
 
 class StampReading(NamedTuple):
@@ -25,6 +26,7 @@ class StampReading(NamedTuple):
     token: int  #: the assignment; 0 if it has never picked one up
     picked_up: float  #: monotonic seconds
     started: float  #: monotonic seconds; 0.0 while the code of its workflow is still being loaded
+    phase: int  #: 0 when it was picked up, 1 when it has started, then what the child says
 
 
 class Stamp:
@@ -53,12 +55,16 @@ class Stamp:
 
     def pick_up(self, token: int) -> None:
         """Say, in the child, that the assignment was read and its code may have to be loaded."""
-        self._memory[:] = _LAYOUT.pack(token, time.monotonic(), 0.0)
+        self._memory[:] = _LAYOUT.pack(token, time.monotonic(), 0.0, 0)
 
     def start(self, token: int) -> None:
         """Say, in the child, that the attempt starts now."""
-        _, picked_up, _ = _LAYOUT.unpack(self._memory[:])
-        self._memory[:] = _LAYOUT.pack(token, picked_up, time.monotonic())
+        picked_up = self.read().picked_up
+        self._memory[:] = _LAYOUT.pack(token, picked_up, time.monotonic(), 1)
+
+    def enter(self, phase: int) -> None:
+        """Say, in the child, that the attempt is in a later phase."""
+        self._memory[_PHASE] = phase
 
     def read(self) -> StampReading:
         """Return what the child has stamped last."""

@@ -111,7 +111,10 @@ class _Server:
             isolation=settings.isolation, max_steps=settings.max_steps, max_memory=settings.max_memory
         )
         self._host = StepHost(
-            killed_from_outside=True, workplace=settings.workplace, on_setup=self._housekeeper.has_set_up
+            killed_from_outside=True,
+            workplace=settings.workplace,
+            on_setup=self._housekeeper.has_set_up,
+            on_phase=stamp.enter,
         )
         self._is_spent = False  #: whether it begins nothing more
         #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.

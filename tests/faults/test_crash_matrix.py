@@ -23,6 +23,9 @@ from arena import BROKERS, brokers, end_of, wait_for_end, working
 from bombs import DEEDS, RAISED, Bomb, Make, MakeTimed, Run, Take, here
 
 MOMENTS = ["argument unpickled", "step runs", "result pickled", "result unpickled", "result collected"]
+#: {what the moment is about: what its crash says}; whether a result loads again is tried where it was pickled
+PHASES = {"argument": "arguments", "step": "running", "result": "result"}
+WORDS = {"arguments": "while its arguments were", "running": "while", "result": "while its result was"}
 DEATHS = [deed for deed in DEEDS if deed not in RAISED]
 #: In threads, and in the calling thread, it is this very process where a __del__ raises.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -129,6 +132,8 @@ def test_what_ends_the_process_is_named(where: tuple[str, str], moment: str, dee
         assert (end.exit_code, end.signal_name) == (int(deed.split()[1]), None)
     else:
         assert (end.exit_code, end.signal_name) == (None, deed)
+    assert end.phase == PHASES[moment.split()[0]]
+    assert (WORDS[end.phase] in str(end)) is (end.phase != "running")
 
 
 @pytest.mark.parametrize("where", EVERYWHERE, ids="-".join)
