@@ -14,8 +14,9 @@ Define ``Step``s, join them into a ``Workflow``, and ``run()`` it; or hand many 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fuseline.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fuseline.broker.base import Broker
@@ -57,37 +58,28 @@ __all__ = [
 ]
 
 # Imported on first use: a child that needs only steps, or a program that only asks a broker, starts faster.
-_MODULES = {
-    "Broker": "broker.base",
-    "Depends": "step",
-    "FuselineError": "errors",
-    "LocalBroker": "broker.local",
-    "MemoryBroker": "broker.memory",
-    "ProcessEngine": "engines",
-    "RunContext": "context",
-    "RunFailed": "errors",
-    "RunInfo": "messages",
-    "State": "states",
-    "Step": "step",
-    "StepAssignment": "messages",
-    "StepCrashed": "errors",
-    "StepInfo": "messages",
-    "StepReport": "messages",
-    "StepSchema": "schema",
-    "StepTimedOut": "errors",
-    "Workflow": "workflow",
-    "WorkflowSchema": "schema",
-    "current_run": "context",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Broker": "fuseline.broker.base",
+        "Depends": "fuseline.step",
+        "FuselineError": "fuseline.errors",
+        "LocalBroker": "fuseline.broker.local",
+        "MemoryBroker": "fuseline.broker.memory",
+        "ProcessEngine": "fuseline.engines",
+        "RunContext": "fuseline.context",
+        "RunFailed": "fuseline.errors",
+        "RunInfo": "fuseline.messages",
+        "State": "fuseline.states",
+        "Step": "fuseline.step",
+        "StepAssignment": "fuseline.messages",
+        "StepCrashed": "fuseline.errors",
+        "StepInfo": "fuseline.messages",
+        "StepReport": "fuseline.messages",
+        "StepSchema": "fuseline.schema",
+        "StepTimedOut": "fuseline.errors",
+        "Workflow": "fuseline.workflow",
+        "WorkflowSchema": "fuseline.schema",
+        "current_run": "fuseline.context",
+    },
+)

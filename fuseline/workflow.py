@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -281,6 +280,8 @@ class Workflow:
 
         If the task that awaits it is cancelled, the run is cancelled and what runs is ended, as far as it can be.
         """
+        import asyncio
+
         from fuseline.broker.memory import MemoryBroker
         from fuseline.engines import run_once
 

@@ -15,7 +15,7 @@ PACKAGE = Path(fuseline.__file__).parent
 
 #: Each line may import from itself and the lines above it.
 LAYERS = [
-    {"errors", "states", "graph", "faults", "presence", "text", "logs"},
+    {"errors", "states", "graph", "faults", "presence", "text", "logs", "lazy"},
     {"values"},
     {"workplace"},
     {"messages", "records", "schema", "context", "wakeup", "channel", "encoding"},
@@ -82,10 +82,13 @@ def test_processes_know_nothing_of_steps() -> None:
         assert all(name.startswith("fuseline.processes") for name in names), path.name
 
 
-def test_import_is_light() -> None:
-    """``import fuseline`` loads none of what only some programs need."""
+@pytest.mark.parametrize(
+    "statement", ["import fuseline", "from fuseline import Step, Workflow", "from fuseline.testing import Gate"]
+)
+def test_import_is_light(statement: str) -> None:
+    """It loads none of what only some programs need; a child, too, imports what its steps are defined with."""
     heavy = ["asyncio", "multiprocessing", "loky", "psutil", "cloudpickle", "concurrent.futures"]
-    code = f"import sys, fuseline; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys; {statement}; print([name for name in {heavy!r} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out == "[]\n"
 

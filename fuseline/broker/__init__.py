@@ -12,8 +12,9 @@ own, with all that its programs have of it:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fuseline.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fuseline.broker.base import Broker, EventStream, RunEvent
@@ -41,31 +42,22 @@ __all__ = [
 ]
 
 # Imported on first use: the process of a broker needs none of what makes objects of values.
-_MODULES = {
-    "Broker": "broker.base",
-    "BrokerStatus": "broker.wire",
-    "EventStream": "broker.base",
-    "LocalBroker": "broker.local",
-    "MemoryBroker": "broker.memory",
-    "ReportAnswer": "messages",
-    "ReportStatus": "messages",
-    "RunEvent": "broker.base",
-    "RunInfo": "messages",
-    "StepAssignment": "messages",
-    "StepInfo": "messages",
-    "StepReport": "messages",
-    "WorkerInfo": "broker.wire",
-    "serve": "broker.server_main",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"fuseline.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Broker": "fuseline.broker.base",
+        "BrokerStatus": "fuseline.broker.wire",
+        "EventStream": "fuseline.broker.base",
+        "LocalBroker": "fuseline.broker.local",
+        "MemoryBroker": "fuseline.broker.memory",
+        "ReportAnswer": "fuseline.messages",
+        "ReportStatus": "fuseline.messages",
+        "RunEvent": "fuseline.broker.base",
+        "RunInfo": "fuseline.messages",
+        "StepAssignment": "fuseline.messages",
+        "StepInfo": "fuseline.messages",
+        "StepReport": "fuseline.messages",
+        "WorkerInfo": "fuseline.broker.wire",
+        "serve": "fuseline.broker.server_main",
+    },
+)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
-import tempfile
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +27,8 @@ class Gate:
     """
 
     def __init__(self, patience: float = HANG) -> None:
+        import tempfile  # not for the step that enters
+
         self._set(tempfile.mkdtemp(prefix="fuseline-gate-"), patience)
         for path in (self._entered, self._go):
             os.mkfifo(path)
@@ -84,6 +84,8 @@ class Gate:
 
     def close(self) -> None:
         """Remove the gate. Whoever stands in it goes on, and whoever comes later gets an error."""
+        import shutil
+
         self._open.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -50,6 +49,8 @@ class Echo(Step):
 
 class AsyncEcho(Step):
     async def run_step(self, value: Any = None) -> Any:
+        import asyncio  # large, and most of these steps need it as little as others do
+
         await asyncio.sleep(0)
         return value
 
