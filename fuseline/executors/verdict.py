@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from multiprocessing import process
 from pathlib import Path
 from textwrap import indent
 
-import loky
 from msgspec.structs import replace
 
 from fuseline.errors import StepCrashed, StepError, StepLost, StepOutOfMemory, StepTimedOut
@@ -19,14 +17,8 @@ __all__ = ["asks_for_a_new_child", "explained", "killed", "phase_of", "what_ende
 
 #: Lines, and characters, of what an attempt has printed last that its error shows.
 _LINES, _CHARACTERS = 40, 4000
-#: How lines of a stack begin that are ours, or of what has started a child.
-_OURS = (
-    f'File "{Path(__file__).parents[1]}{os.sep}',
-    f'File "{os.path.dirname(process.__file__)}{os.sep}process.py"',
-    f'File "{os.path.dirname(loky.__file__)}{os.sep}backend{os.sep}popen_loky_posix.py"',
-    'File "<frozen runpy>"',
-    "Extension modules: ",
-)
+#: How lines of a stack begin that are ours.
+_OURS = (f'File "{Path(__file__).parents[1]}{os.sep}', "Extension modules: ")
 
 
 def explained(report: AttemptReport, assignment: StepAssignment, pid: int | None, output: str) -> AttemptReport:

@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 
-from fuseline.testing.census import _command
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
 
@@ -44,9 +43,6 @@ class Program:
 
     def descendants(self) -> list[psutil.Process]:
         return list(psutil.Process(self.pid).children(recursive=True))
-
-    def children(self) -> list[psutil.Process]:
-        return [p for p in self.descendants() if "popen_loky" in _command(p)]
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -82,6 +78,6 @@ def wait_gone(processes: list[psutil.Process], bound: float = HANG) -> float:
     """
     start = time.monotonic()
     while left := [p for p in processes if is_running(p.pid) and p.is_running()]:
-        assert time.monotonic() - start < bound, f"still running: {left}"
+        assert time.monotonic() - start < bound, f"still running: {[each.cmdline() for each in left]}"
         time.sleep(0.005)
     return time.monotonic() - start

@@ -136,6 +136,20 @@ def test_what_ends_the_process_is_named(where: tuple[str, str], moment: str, dee
     assert (WORDS[end.phase] in str(end)) is (end.phase != "running")
 
 
+@pytest.mark.parametrize("kind", BROKERS)
+def test_what_ends_the_process_while_code_is_loaded_is_told_so(kind: str) -> None:
+    step = Echo()
+    step.bomb = Bomb("unpickled", "SIGKILL", spares=here())  # type: ignore[attr-defined]
+    hostile = Workflow(outputs=[step], name="hostile")
+    with brokers(kind) as broker:
+        run = broker.dispatch_workflow(hostile.to_schema(), {"value": 1})
+        ProcessEngine(broker, [hostile], processes=1).work()
+        end = end_of(broker, run)
+    assert isinstance(end, StepCrashed)
+    assert (end.signal_name, end.phase) == ("SIGKILL", "loading")
+    assert "died by SIGKILL while the code of its workflow was loaded." in str(end)
+
+
 @pytest.mark.parametrize("where", EVERYWHERE, ids="-".join)
 def test_siblings_succeed_and_the_pool_is_whole(where: tuple[str, str]) -> None:
     cells, siblings, held, whole = matrix(*where)
