@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import stat
-import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,32 +20,7 @@ from fuseline.testing import Gate
 from fuseline.testing.contract import Bench, result_of
 from fuseline.testing.steps import Echo, Hold, StuckInC, WhereAmI
 
-
-class Log(Step):
-    """Appends its name to a file, and then does what it is told."""
-
-    def __init__(self, path: Path, **options: Any) -> None:
-        super().__init__(**options)
-        self.path = str(path)
-
-    def run_step(self, name: str, deed: str = "return") -> str:
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(fd, f"{name}\n".encode())
-        os.close(fd)
-        if deed == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif deed == "raise":
-            raise ValueError(name)
-        elif deed == "hang":
-            pow(7, 10**9)
-        elif deed == "dawdle":
-            time.sleep(0.15)
-        elif deed == "garble":
-            for fd in range(3, 64):
-                with suppress(OSError):
-                    if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                        os.write(fd, b"garbage")
-        return name
+from .queued_steps import Log, ReturnsLock, Size
 
 
 def begun(log: Log) -> Counter[str]:
@@ -213,11 +184,6 @@ def memory() -> int:
     return psutil.Process().memory_info().rss
 
 
-class Size(Step):
-    def run_step(self, data: bytes) -> int:
-        return len(data)
-
-
 def test_what_waits_is_given_back_when_its_run_has_failed_in_its_child(tmp_path: Path) -> None:
     log = Log(tmp_path / "log")
     with Bench(LokyExecutor(1), log) as bench:
@@ -249,13 +215,6 @@ def test_one_that_waits_can_be_recalled() -> None:
     assert (reports[first].outcome, reports[first].started) == (Outcome.LOST, None)
     assert result_of(reports[held]) == "let go"  # it was begun
     assert result_of(reports[second]) == 1
-
-
-class ReturnsLock(Step):
-    def run_step(self, path: str) -> Any:
-        with open(path, "a") as file:
-            print(os.getpid(), file=file)
-        return threading.Lock()
 
 
 @pytest.mark.parametrize("retries", [0, 2])

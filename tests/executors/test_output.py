@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import logging
 import os
 import select
-import signal
 import sqlite3
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,17 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fuseline import (
-    Broker,
-    LocalBroker,
-    MemoryBroker,
-    ProcessEngine,
-    RunFailed,
-    Step,
-    StepCrashed,
-    Workflow,
-    current_run,
-)
+from fuseline import Broker, LocalBroker, MemoryBroker, ProcessEngine, RunFailed, StepCrashed, Workflow
 from fuseline.broker.outputs import Outputs
 from fuseline.errors import StepTimedOut, UnknownRunError, UnknownStepError
 from fuseline.executors import LokyExecutor
@@ -43,32 +29,22 @@ from fuseline.testing import Bench, Gate
 from fuseline.testing.contract import error_of, result_of
 from fuseline.testing.gate import HANG
 
-_log = logging.getLogger("some.library")
-
-
-class Print(Step):
-    """Writes ``text`` by each of the usual means."""
-
-    def run_step(self, text: str) -> None:
-        print(f"{text} by print")
-        print(f"{text} by stderr", file=sys.stderr)
-        sys.stdout.buffer.write(f"{text} by buffer\n".encode())
-        sys.stdout.flush()
-        os.write(1, f"{text} by descriptor\n".encode())
-        subprocess.run(["echo", f"{text} by a subprocess"], check=True)
-        _log.warning("%s by logging", text)
-        sys.stdout.write(f"{text} without an end of line")
-
-
-class Say(Step):
-    def run_step(self, text: str) -> str:
-        print(text)
-        return text
-
-
-class SayNothing(Step):
-    def run_step(self) -> None:
-        pass
+from .printing_steps import (
+    FailTwice,
+    Flood,
+    FloodForEver,
+    HandlesSigtermInAFork,
+    Log,
+    LogInAFork,
+    LogInASignalHandler,
+    Print,
+    PrintAndDie,
+    PrintAndFail,
+    PrintAndHang,
+    PrintAndWait,
+    Say,
+    SayNothing,
+)
 
 
 def test_all_that_an_attempt_writes_is_kept_and_seen(capfd: pytest.CaptureFixture[str]) -> None:
@@ -106,29 +82,6 @@ def test_who_prints_nothing_has_no_output() -> None:
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
-
-
-class PrintAndFail(Step):
-    def run_step(self) -> None:
-        print("\x1b[31mred", file=sys.stderr)
-        raise ValueError("no good")
-
-
-class PrintAndHang(Step):
-    def run_step(self) -> None:
-        print("about to hang", flush=True)
-        self.hang_here()
-
-    def hang_here(self) -> None:
-        pow(7, 10**9)
-
-
-class PrintAndDie(Step):
-    def run_step(self, how: str) -> None:
-        print("about to die", flush=True)
-        if how == "in C":
-            ctypes.string_at(0)
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def note_of(report: AttemptReport) -> str:
@@ -182,12 +135,6 @@ def test_a_step_that_is_killed_leaves_what_it_has_printed() -> None:
     assert "run out of memory" in str(error_of(report))
 
 
-class PrintAndWait(Step):
-    def run_step(self, gate: Gate) -> None:
-        print("before the gate")
-        gate.enter()
-
-
 def test_a_step_that_is_cancelled_leaves_what_it_has_printed(gate: Gate) -> None:
     step = PrintAndWait()
     with Bench(LokyExecutor(1), step) as bench:
@@ -224,14 +171,6 @@ def test_what_is_printed_is_seen_before_the_step_ends(gate: Gate) -> None:
 # -- bounds -----------------------------------------------------------------------------------------------------------
 
 
-class Flood(Step):
-    def run_step(self, kib: int) -> None:
-        line = "x" * 1023 + "\n"
-        for _ in range(kib):
-            sys.stdout.write(line)
-        print("the end")
-
-
 def test_of_a_flood_the_end_is_kept_and_its_neighbours_go_on() -> None:
     flood, say = Flood(), Say()
     workflows = [Workflow(outputs=[flood], name="flood"), Workflow(outputs=[say], name="say")]
@@ -246,12 +185,6 @@ def test_of_a_flood_the_end_is_kept_and_its_neighbours_go_on() -> None:
     assert output.startswith("[... 4,1")
     assert output.endswith("x\nthe end\n")
     assert len(screen.getvalue()) > 4096 * 1024  # all of it was seen
-
-
-class FloodForEver(Step):
-    def run_step(self) -> None:
-        while True:
-            os.write(1, b"y\n" * 10_000)
 
 
 def test_a_flood_without_end_ends_at_its_timeout_though_nobody_reads() -> None:
@@ -329,16 +262,6 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
         yield broker
 
 
-class FailTwice(Step):
-    def run_step(self) -> int:
-        run = current_run()
-        assert run is not None
-        print(f"attempt {run.attempt}")
-        if run.attempt is not None and run.attempt < 3:
-            raise ValueError("not yet")
-        return run.attempt or 0
-
-
 def test_a_broker_keeps_the_output_of_each_attempt(broker: Broker) -> None:
     workflow = Workflow(outputs=[FailTwice(policies=[RetryPolicy(2)])])
     run = broker.dispatch_workflow(workflow.to_schema())
@@ -398,17 +321,6 @@ def test_outputs_in_memory_are_those_of_the_newest_runs(monkeypatch: pytest.Monk
 # -- logs -------------------------------------------------------------------------------------------------------------
 
 
-class Log(Step):
-    def run_step(self) -> None:
-        _log.debug("a detail")
-        _log.info("for information")
-        try:
-            {}["inner"]
-        except KeyError:
-            _log.exception("went wrong with %s", {"a": 1}, extra={"user": "me", "thing": object()})
-        threading.Thread(target=_log.error, args=("from a thread",)).start()
-
-
 def test_records_of_steps_meet_the_handlers_of_the_program(caplog: pytest.LogCaptureFixture) -> None:
     step = Log()
     caplog.set_level(logging.INFO, "some.library")
@@ -446,30 +358,10 @@ def test_a_record_that_a_step_has_made_up_is_told_and_harmless(caplog: pytest.Lo
     )
 
 
-class HandlesSigtermInAFork(Step):
-    def run_step(self) -> int:
-        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
-        pid = os.fork()
-        if pid == 0:
-            signal.raise_signal(signal.SIGTERM)
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_a_fork_keeps_the_handler_that_the_step_has_set() -> None:
     step = HandlesSigtermInAFork()
     with Bench(LokyExecutor(1), step) as bench:
         assert result_of(bench.run(step)) == 7
-
-
-class LogInAFork(Step):
-    def run_step(self) -> int:
-        pid = os.fork()
-        if pid == 0:
-            _log.error("from the fork")
-            sys.stderr.flush()
-            os._exit(0)
-        return os.waitpid(pid, 0)[1]
 
 
 def test_a_fork_that_logs_does_not_disturb_the_reports(capfd: pytest.CaptureFixture[str]) -> None:
@@ -478,14 +370,6 @@ def test_a_fork_that_logs_does_not_disturb_the_reports(capfd: pytest.CaptureFixt
         reports = bench.run_all(step, [{}] * 5)
     assert [result_of(report) for report in reports] == [0] * 5
     assert {report.output for report in reports} == {"from the fork\n"}
-
-
-class LogInASignalHandler(Step):
-    def run_step(self) -> None:
-        signal.signal(signal.SIGPROF, lambda number, frame: _log.warning("tick"))
-        signal.setitimer(signal.ITIMER_PROF, 0.0005, 0.0005)
-        for i in range(2000):
-            _log.warning("record %d", i)
 
 
 def test_a_signal_handler_that_logs_does_not_block_the_child(caplog: pytest.LogCaptureFixture) -> None:

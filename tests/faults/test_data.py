@@ -7,36 +7,23 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fuseline import ProcessEngine, RunFailed, Step, Workflow
+from fuseline import ProcessEngine, RunFailed, Workflow
 from fuseline.errors import NotPicklableError, RemoteStepError
 from fuseline.testing.steps import Echo
 
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
 from arena import BROKERS, brokers
+from things import Adder, Call, FrozenDataError, FrozenError, LockedError, SpeechlessError
 
 EXECUTORS = ["loky", "threads", "inline"]
 MUCH = 100_000_000  #: bytes
-
-
-class Call(Step):
-    def run_step(self, call: Callable[..., Any], argument: Any = 1) -> Any:
-        return call(argument)
-
-
-class Adder:
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def add(self, other: int) -> int:
-        return self.number + other
 
 
 def adder(number: int) -> Callable[[int], int]:
@@ -72,31 +59,6 @@ def test_code_travels(kind: str, executor: str) -> None:
         runs = {name: broker.dispatch_workflow(workflow.to_schema(), {"call": make()}) for name, make in CODE.items()}
         ProcessEngine(broker, [workflow], processes=1, executor=executor).work()
         assert {name: broker.result(run) for name, run in runs.items()} == dict.fromkeys(CODE, 42)
-
-
-class FrozenError(Exception):
-    """Takes no attributes, not even a cause."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"cannot assign to {name}")
-
-
-@dataclass(frozen=True)
-class FrozenDataError(Exception):
-    """Does not load, because loading an exception sets its attributes; that is so without any library, too."""
-
-    code: int
-
-
-class SpeechlessError(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no words")
-
-
-class LockedError(Exception):
-    def __init__(self) -> None:
-        super().__init__("locked")
-        self.lock = threading.Lock()
 
 
 def fail(how: str) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from fuseline import Broker, LocalBroker, MemoryBroker, ProcessEngine, RunFailed, State, Step, Workflow, current_run
+from fuseline import Broker, LocalBroker, MemoryBroker, ProcessEngine, RunFailed, State, Workflow
 from fuseline.errors import RunTimedOut, StepOutOfMemory, WorkflowError
 from fuseline.policies import MemoryLimitPolicy, RetryPolicy, StepTimeoutPolicy, WorkflowTimeoutPolicy
 from fuseline.processes import memory
@@ -29,11 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so 
 
 from hostile import Good
 from started import started_since
+from takers import MB, Held, Scores, Stuck, Take, Use
 
-MB = 2**20
 LIMIT = 250 * MB
-#: What a step takes that takes too much: not more than any machine has, if the limit does not work.
-TOO_MUCH = 400 * MB
 #: A step that nothing has ended by then is ended by this: a net.
 NET = StepTimeoutPolicy(HANG)
 
@@ -59,33 +54,6 @@ def wait_gone(pid: int) -> None:
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
-
-
-def fill(size: int) -> list[bytes]:
-    """Take memory in small pieces, each of them touched."""
-    return [b"x" * MB for _ in range(size // MB)]
-
-
-class Take(Step):
-    """Takes too much memory in one of several ways, up to an attempt, and keeps it until it is killed."""
-
-    def run_step(self, how: str, until_attempt: int = 10**9) -> Any:
-        run = current_run()
-        assert run is not None
-        assert run.attempt is not None
-        if run.attempt > until_attempt:
-            return os.getpid()
-        if how == "at once":
-            return len(bytes(8 * 2**30))
-        if how == "slowly":
-            kept = fill(TOO_MUCH)
-        else:
-            use = f"x = [b'x' * 2**20 for _ in range({TOO_MUCH // MB})]; import time; time.sleep(3600)"
-            in_session = how == "in a grandchild of another session"
-            kept = [subprocess.Popen([sys.executable, "-c", use], start_new_session=in_session)]
-        while kept:
-            signal.pause()
-        return None
 
 
 WAYS = [
@@ -130,18 +98,6 @@ def test_a_step_over_its_limit_is_retried_like_any_failure(how: str) -> None:
     assert broker.get_run(bad).steps["Take"].attempts == 2
 
 
-class Use(Step):
-    """Uses less than its limit, and returns when it is let go."""
-
-    def run_step(self, go: str, file: str) -> int:
-        kept = fill(50 * MB)
-        with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
-            kept.append(mapped[:1])
-        with open(go) as pipe:
-            pipe.read()
-        return len(kept)
-
-
 def test_a_step_under_its_limit_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go, file = str(tmp_path / "go"), str(tmp_path / "file")
     os.mkfifo(go)
@@ -183,32 +139,11 @@ def test_children_and_what_they_start_go_before_their_program_if_the_machine_has
     assert child == grandchild == min(1000, score("self") + 500)
 
 
-class Scores(Step):
-    def run_step(self) -> list[int]:
-        show = ["cat", "/proc/self/oom_score_adj"]
-        return [int(Path(show[1]).read_text()), int(subprocess.check_output(show))]
-
-
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
 #: Seconds that a run may take: a child that has started begins its step long before.
 TIME = 4.0
-
-
-class Stuck(Step):
-    """Says who it is and whom it has started, then is stuck in a C call."""
-
-    def run_step(self, gate: Gate) -> int:
-        helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-        gate.enter(f"{os.getpid()} {helper.pid}")
-        return pow(7, 10**9)
-
-
-class Held(Step):
-    def run_step(self, gate: Gate) -> str:
-        gate.enter()
-        return "let go"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fuseline import MemoryBroker, ProcessEngine, RunFailed, State, Step, StepCrashed, Workflow
+from fuseline import MemoryBroker, ProcessEngine, RunFailed, State, StepCrashed, Workflow
 from fuseline.errors import StepLost
 from fuseline.executors import LokyExecutor, slot
 from fuseline.messages import Outcome
@@ -23,16 +23,7 @@ from fuseline.testing.steps import Die, Echo, Hold, WhereAmI
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
 from arena import BROKERS, brokers, end_of
-
-LARGE = 8_000_000  #: bytes; many times what a pipe takes
-
-
-class DieTogether(Step):
-    """Dies when its gate is opened."""
-
-    def run_step(self, gate: Gate) -> None:
-        gate.enter()
-        os.kill(os.getpid(), signal.SIGKILL)
+from crashers import LARGE, DieTogether, GiveMuch, TakeMuch
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 13])
@@ -94,16 +85,6 @@ def test_nothing_fails_when_an_idle_child_is_killed() -> None:
 def wait_for_end_of_child(pid: int) -> None:
     """Wait until a child has ended, without reaping it."""
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-class TakeMuch(Step):
-    def run_step(self, data: bytes) -> int:
-        return len(data)
-
-
-class GiveMuch(Step):
-    def run_step(self) -> bytes:
-        return b"x" * LARGE
 
 
 def test_a_child_killed_before_it_has_read_a_large_argument_costs_nothing() -> None:
