@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import faulthandler
 import mmap
-import multiprocessing
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -129,6 +126,8 @@ def overflow_the_stack() -> NoReturn:
 
 
 def read_beyond_the_end() -> int:
+    import tempfile
+
     with tempfile.TemporaryFile() as file:
         file.truncate(mmap.PAGESIZE)
         with mmap.mmap(file.fileno(), mmap.PAGESIZE) as view:
@@ -201,6 +200,8 @@ def leave_a_fork() -> str:
 
 
 def leave_a_pool() -> str:
+    import multiprocessing  # late, as others: each child imports this module, and few need them
+
     pool = multiprocessing.get_context("fork").Pool(2)
     _kept.append(pool)
     return str(pool.apply(str, ("returned",)))
@@ -236,10 +237,14 @@ def wait_for_a_program() -> None:
 
 
 def never_end_a_task() -> None:
+    import asyncio
+
     asyncio.run(asyncio.Event().wait())  # type: ignore[arg-type]
 
 
 def swallow_cancellation() -> None:
+    import asyncio
+
     async def main() -> None:
         while True:
             try:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fuseline import ProcessEngine, Step, StepTimedOut, Workflow, current_run
+from fuseline import ProcessEngine, StepTimedOut, Workflow
 from fuseline.executors import LokyExecutor
 from fuseline.messages import Outcome
 from fuseline.policies import RetryPolicy, StepTimeoutPolicy
@@ -26,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so 
 
 from arena import BROKERS, brokers, end_of
 from hostile import Good, Hostile
+from late_ones import EndAtDeadline, HangAtFirst, HangOutOfReach
 
 pytestmark = pytest.mark.usefixtures("checked")
 
@@ -53,16 +52,6 @@ def test_all_ways_to_hang_at_once_end_while_other_steps_are_handed_out(kind: str
         assert [end_of(broker, run) for run in others] == [2 * i for i in range(20)]
 
 
-class HangOutOfReach(Step):
-    """Ignores SIGTERM, says so, and stays."""
-
-    def run_step(self, gate: Gate) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        gate.enter(str(os.getpid()))
-        while True:
-            time.sleep(3600)
-
-
 def test_many_that_ignore_sigterm_have_their_grace_side_by_side() -> None:
     """Each is told to end before the first one's grace is over."""
     hang, echo, grace = HangOutOfReach(), Echo(), 1.0
@@ -83,16 +72,6 @@ def test_many_that_ignore_sigterm_have_their_grace_side_by_side() -> None:
         assert result_of(reports[meanwhile]) == "meanwhile"
         assert {reports[token].outcome for token in tokens} == {Outcome.KILLED}
         assert not any(map(is_running, pids))
-
-
-class EndAtDeadline(Step):
-    """Ends at the very instant of its deadline, or just beside it."""
-
-    def run_step(self, lateness: float) -> str:
-        run_until = time.monotonic() + 0.05 + lateness
-        while time.monotonic() < run_until:
-            pass
-        return "returned"
 
 
 def test_an_end_at_the_instant_of_the_deadline_has_one_outcome() -> None:
@@ -121,21 +100,6 @@ def test_a_report_that_is_there_at_the_deadline_counts() -> None:
         place._due = time.monotonic()
         place.look(time.monotonic() + 3600)
         assert bench.collect(1)[token].outcome is Outcome.RETURNED
-
-
-class HangAtFirst(Step):
-    """Hangs in its first attempt; in the second, says whether the first one's process is there still."""
-
-    def run_step(self, path: str) -> Any:
-        run = current_run()
-        assert run is not None
-        if run.attempt == 1:
-            Path(path).write_text(str(os.getpid()))
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            while True:
-                time.sleep(3600)
-        time.sleep(0.3)  # a part of a limit that the first attempt has used up
-        return is_running(int(Path(path).read_text()))
 
 
 @pytest.mark.parametrize("kind", BROKERS)
