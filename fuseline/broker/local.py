@@ -36,9 +36,8 @@ from fuseline.broker.info import run_info, run_result
 from fuseline.broker.link import ClientLink, LinkLost
 from fuseline.broker.local_stream import LocalStream
 from fuseline.broker.local_worker import LocalWorker, OnPush
-from fuseline.broker.server_main import Start, log_of
-from fuseline.broker.store import Durability
-from fuseline.broker.store.file import read_owner, resolve_store
+from fuseline.broker.startup import Start, log_of
+from fuseline.broker.store.file import Durability, read_owner, resolve_store
 from fuseline.broker.wire import (
     BrokerStatus,
     Cancel,

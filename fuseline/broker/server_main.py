@@ -29,12 +29,13 @@ import msgspec
 from fuseline.broker.door import DOOR_PREFIX, Door, knock, runtime_folder, sweep_doors
 from fuseline.broker.link import ClientLink, LinkLost, ServerLink
 from fuseline.broker.server import Server
-from fuseline.broker.store import Durability, Retention, Store
-from fuseline.broker.store.file import read_owner, resolve_store
+from fuseline.broker.startup import Start, log_of
+from fuseline.broker.store import Retention, Store
+from fuseline.broker.store.file import Durability, read_owner, resolve_store
 from fuseline.broker.wire import Done, Refused, Retire
 from fuseline.errors import BrokerError, FuselineError, StoreInUse
 
-__all__ = ["Start", "log_of", "main", "serve"]
+__all__ = ["main", "serve"]
 
 #: Seconds in which a broker in the background must have left its store to us.
 _PATIENCE = 20.0
@@ -42,16 +43,6 @@ _PATIENCE = 20.0
 _LOG_LIMIT = 1 << 20
 #: Seconds between two looks whether it has.
 _PAUSE = 0.02
-
-
-class Start(msgspec.Struct):
-    """What a broker process in the background is told at its start."""
-
-    fd: int  #: the inherited end of the private link of the program that starts it
-    path: str | None  #: of the store
-    durability: Durability
-    keep_for: float | None
-    keep_runs: int | None
 
 
 def serve(
@@ -176,11 +167,6 @@ def main(arguments: list[str]) -> int:
         link.channel.flush()
         return 1
     return 0
-
-
-def log_of(path: Path) -> Path:
-    """Return where the broker of a store writes what it has to say, if it is in the background."""
-    return path.with_name(path.name + ".files") / "broker.log"
 
 
 def _log_to(path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import click
 
 from fuseline.broker import serve
-from fuseline.broker.store import Durability
+from fuseline.broker.store.file import Durability
 from fuseline.cli.app import Nonsense
 from fuseline.cli.stores import find_run, find_step, no_store_yet, open_store, prepare_folder, store_path
 from fuseline.cli.streams import fresh

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fuseline.broker import LocalBroker
-from fuseline.broker.server_main import log_of
+from fuseline.broker.startup import log_of
 from fuseline.records import Move
 from fuseline.states import State
 

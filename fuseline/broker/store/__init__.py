@@ -17,8 +17,29 @@ mean nothing after a power cut, ride along with the next sync.
 ``store`` all that is asked and written, ``retention`` how much of it is to stay.
 """
 
-from fuseline.broker.store.changes import Changes, Moment
-from fuseline.broker.store.retention import KEEP_ALL, Retention
-from fuseline.broker.store.store import Durability, Store
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fuseline.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fuseline.broker.store.changes import Changes, Moment
+    from fuseline.broker.store.file import Durability
+    from fuseline.broker.store.retention import KEEP_ALL, Retention
+    from fuseline.broker.store.store import Store
 
 __all__ = ["KEEP_ALL", "Changes", "Durability", "Moment", "Retention", "Store"]
+
+# Programs need what ``file`` knows, and none of the rest.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "KEEP_ALL": "fuseline.broker.store.retention",
+        "Changes": "fuseline.broker.store.changes",
+        "Durability": "fuseline.broker.store.file",
+        "Moment": "fuseline.broker.store.changes",
+        "Retention": "fuseline.broker.store.retention",
+        "Store": "fuseline.broker.store.store",
+    },
+)

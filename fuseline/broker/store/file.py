@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Literal
 
 from fuseline.errors import StoreDamaged, StoreError, StoreInUse
 
 __all__ = [
     "APPLICATION_ID",
     "VERSION",
+    "Durability",
     "Ownership",
     "check_application",
     "check_file",
@@ -30,6 +32,9 @@ __all__ = [
 APPLICATION_ID = 0x46754C69
 #: Of the tables.
 VERSION = 2
+
+#: What an acknowledged change survives: power cuts, too, or only the end of any process.
+Durability = Literal["power", "process"]
 
 #: What is beside a store, as SQLite and we name it.
 _BESIDE = ("", ".lock", ".files", "-wal", "-shm", "-journal")

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fuseline.broker.store.changes import Changes
 from fuseline.broker.store.database import Database
-from fuseline.broker.store.file import Ownership, check_file, check_owner
+from fuseline.broker.store.file import Durability, Ownership, check_file, check_owner
 from fuseline.broker.store.rows import (
     MOVE_COLUMNS,
     OUTPUT_COLUMNS,
@@ -38,9 +38,8 @@ from fuseline.states import State
 from fuseline.values import Value
 from fuseline.wakeup import Wakeup
 
-__all__ = ["Durability", "Store"]
+__all__ = ["Store"]
 
-Durability = Literal["power", "process"]
 
 #: Runs that ``prune`` removes in one transaction.
 _PRUNED_AT_ONCE = 500
