@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,11 +19,11 @@ from fuseline import ProcessEngine
 from fuseline.broker import LocalBroker
 from fuseline.errors import BrokerError
 from fuseline.testing import Gate
-from fuseline.testing.gate import HANG
 
 from ..broker.conftest import wait_gone
 from ..broker.workflows import adding
 from ..engine.programs import Program
+from ..engine.programs import wait_gone as wait_all_gone
 
 #: Exit codes of Ctrl-C and SIGTERM; a shell sees the death by the signal itself as the same numbers.
 INTERRUPTED = {130, -signal.SIGINT}
@@ -43,10 +42,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def wait_nobody(folder: Path) -> None:
     """Wait until nothing is left of a program that ``run`` has started, nor of what it has started."""
-    give_up = time.monotonic() + HANG
     while left := [process for process in psutil.process_iter() if is_of(process, folder)]:
-        assert time.monotonic() < give_up, f"still running: {left}"
-        time.sleep(0.005)
+        wait_all_gone(left)  # one of them may have started another meanwhile
 
 
 def is_of(process: psutil.Process, folder: Path) -> bool:
@@ -157,9 +154,7 @@ def test_ctrl_c_inside_of_a_commit_at_the_start_leaves_a_store_that_is_whole(
 def test_ctrl_c_inside_of_the_commit_of_a_run_loses_nothing_that_was_acknowledged(run: Run, tmp_path: Path) -> None:
     store = tmp_path / "runs.db"
     with run(COMMITTING, str(store), "3") as program:
-        while "ready" not in (tmp_path / "out").read_text():
-            time.sleep(0.005)
-            assert program.process.poll() is None
+        program.wait_said("ready", in_output=True)
         with LocalBroker(store) as broker:
             assert broker.pid == program.pid
             instance_id = broker.dispatch_workflow(adding().to_schema(), {"a": 1})
@@ -218,8 +213,7 @@ def test_ctrl_c_while_a_broker_is_silent_ends_the_program(run: Run, tmp_path: Pa
             broker.dispatch_workflow(adding().to_schema(), {"a": 1})
     """
     with run(source, str(store)) as program:
-        program.wait_said("\n")
-        silent = int((tmp_path / "err").read_text().split()[0])
+        silent = int(program.wait_said("\n").split()[0])
         try:
             program.signal(signal.SIGINT)
             assert program.end()[0] in INTERRUPTED
