@@ -536,8 +536,9 @@ class UnknownRunError(RunError, KeyError):
     """No run has this id, or it was forgotten."""
 
     def __init__(self, instance_id: str) -> None:
+        shown = instance_id if len(instance_id) <= 64 else f"{instance_id[:64]}…"  # somebody took another text for it
         super().__init__(
-            f"no run has the id {instance_id!r}. It was never dispatched to this broker, or it was forgotten.",
+            f"no run has the id {shown!r}. It was never dispatched to this broker, or it was forgotten.",
             instance_id,
         )
 

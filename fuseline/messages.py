@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -250,7 +250,7 @@ class RunInfo:
     workflow_id: str
     workflow: str  #: the workflow's name
     state: State
-    inputs: dict[str, Any]
+    inputs: Mapping[str, Any]  #: each is unpickled when it is first looked at, and raises then what that raises
     steps: dict[str, StepInfo]
     created_at: float  #: seconds since the epoch
     started_at: float | None = None

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fuseline.encoding import decode, decode_error
+from fuseline.encoding import decode, decode_error, show
 from fuseline.errors import RemoteStepError, RunCancelled, RunFailed, RunNotFinished, RunTimedOut, StepError
 from fuseline.messages import RunInfo, StepInfo
 from fuseline.records import RunRecord
 from fuseline.states import State
+from fuseline.values import Value
 
 __all__ = ["run_info", "run_result"]
 
 
+class _Inputs(Mapping[str, Any]):
+    """The inputs of a run, each unpickled when it is first asked for: one that cannot be spoils nothing else."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+        self._objects: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._objects:
+            self._objects[name] = decode(self._values[name])
+        return self._objects[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(f'{name!r}: {self._show(name)}' for name in self)}}}"
+
+    def _show(self, name: str) -> str:
+        try:
+            return show(self[name])
+        except Exception as error:
+            return f"<it cannot be loaded here: {type(error).__name__}>"
+
+
 def run_info(record: RunRecord) -> RunInfo:
-    """Return how a run stands. Unpickles its inputs and errors."""
+    """Return how a run stands. Unpickles its errors, and its inputs when they are looked at."""
     steps = {
         name: StepInfo(
             name=name,
@@ -32,7 +62,7 @@ def run_info(record: RunRecord) -> RunInfo:
         workflow_id=record.workflow_id,
         workflow=record.workflow,
         state=record.state,
-        inputs={name: decode(value) for name, value in record.inputs.items()},
+        inputs=_Inputs(record.inputs),
         steps=steps,
         created_at=record.created,
         started_at=record.started,

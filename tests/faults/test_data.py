@@ -19,6 +19,7 @@ from fuseline.testing.steps import Echo
 
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
+import things
 from arena import BROKERS, brokers
 from things import Adder, Call, FrozenDataError, FrozenError, LockedError, SpeechlessError
 
@@ -152,3 +153,21 @@ def test_a_hundred_megabytes_travel_both_ways(kind: str, tmp_path: Path) -> None
     with brokers(kind, tmp_path / "runs.db") as broker:
         result = Workflow(outputs=[Echo()]).run({"value": value}, broker=broker, processes=1)
         assert result == value
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+def test_an_input_that_can_no_longer_be_loaded_spoils_nothing_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = Workflow(outputs=[Echo()]).to_schema()
+    with brokers(kind) as broker:
+        fine = broker.dispatch_workflow(schema, {"value": [1]})
+        lost = broker.dispatch_workflow(schema, {"value": things.Adder(2)})
+        monkeypatch.delattr(things, "Adder")
+        infos = {info.instance_id: info for info in broker.list_runs()}
+        assert infos[fine].inputs == {"value": [1]}
+        infos[fine].inputs["value"].append(2)
+        assert infos[fine].inputs["value"] == [1, 2]
+        assert list(infos[lost].inputs) == ["value"]
+        with pytest.raises(AttributeError, match="Adder"):
+            _ = infos[lost].inputs["value"]
+        assert repr(infos[fine].inputs) == "{'value': [1, 2]}"
+        assert repr(infos[lost].inputs) == "{'value': <it cannot be loaded here: AttributeError>}"
