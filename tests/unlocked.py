@@ -2,8 +2,8 @@
 
 Coverage holds a lock, which the same thread cannot take twice, at each call of a function. A handler of a signal that
 comes meanwhile calls functions, too, and so waits for ever: a program that should end on Ctrl-C does not. An exception
-that comes there, as of a timeout that interrupts, leaves the lock held, and all threads wait. What it guards, a set that
-is put into a dict by C code, needs no lock where there is a GIL. Coverage has no switch for it.
+that comes there, as of a timeout that interrupts, leaves the lock held, and all threads wait. What it guards, a set
+that is put into a dict by C code, needs no lock where there is a GIL. Coverage has no switch for it.
 """
 
 from __future__ import annotations
