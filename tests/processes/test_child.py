@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -167,3 +170,54 @@ def test_the_guardian_survives_the_signals_of_a_terminal_and_ends_with_its_pipe(
     assert process.poll() is None
     child.end(time.monotonic(), grace=0.0)
     drive_to_the_end(child)
+
+
+def test_a_child_can_be_had_where_there_are_no_descriptors_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.delattr(os, "memfd_create")
+    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    hear(child)
+    assert child.stamp.read().token == 7
+    assert not child.has_exited()
+    child.end(time.monotonic(), grace=HANG)
+    drive_to_the_end(child)
+    assert child.has_exited()
+    assert child.returncode == -signal.SIGTERM
+
+
+def test_descriptors_of_children_may_be_high() -> None:
+    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    low = child._exit_fd
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    try:
+        child._exit_fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1500)
+        poller = select.poll()
+        poller.register(child.exit_fd, select.POLLIN)
+        while not child.is_gone:
+            child.advance(time.monotonic())
+            poller.poll(10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(low)
+    assert child.returncode == 0
+
+
+def test_who_does_not_end_after_sigkill_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    started = hear(child).pid
+    with monkeypatch.context() as patch:  # as if both were in an uninterruptible wait of the kernel
+        patch.setattr("fuseline.processes.child.signal_group", lambda *_: None)
+        patch.setattr("fuseline.processes.child.kill_processes", lambda _: None)
+        child.end(0.0, grace=0.0)
+        again = child.advance(1.0)
+        assert again is not None
+        assert not child.is_gone
+        assert child.advance(10.0) is None
+    assert child.is_gone
+    assert [record.getMessage().startswith(f"process {child.pid}, ") for record in caplog.records] == [True]
+    os.killpg(child.pid, signal.SIGKILL)
+    while is_running(started) or multiprocessing.active_children():  # which reaps it when it has ended after all
+        os.sched_yield()
