@@ -129,8 +129,10 @@ os._exit(0)
     with LocalBroker(store) as broker:  # keeps it alive
         os.kill(broker.pid, signal.SIGKILL)
         wait_gone(broker.pid)
+        os.truncate(server_main.log_of(store), 2 << 20)
         subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, timeout=HANG, check=True)
         assert broker.list_runs() == []
+        assert server_main.log_of(store).stat().st_size < 1 << 20  # it begins anew when it has become long
     wait_gone(broker.pid)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import pickle
 import resource
 import select
 import signal
@@ -12,18 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import psutil
 import pytest
 
 from fuseline.channel import Channel, incoming
 from fuseline.processes import guardian
 from fuseline.processes.child import Child
 from fuseline.processes.inherited import InheritedFd
-from fuseline.processes.output import OutputMarks
+from fuseline.processes.output import Output, OutputMarks
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
+from fuseline.processes.tree import is_alive, kill_processes, signal_group
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
 
@@ -221,3 +226,70 @@ def test_who_does_not_end_after_sigkill_is_given_up(
     os.killpg(child.pid, signal.SIGKILL)
     while is_running(started) or multiprocessing.active_children():  # which reaps it when it has ended after all
         os.sched_yield()
+
+
+def test_a_descriptor_goes_to_a_child_while_that_is_started_and_at_no_other_time() -> None:
+    with pytest.raises(TypeError, match="when that is started"):
+        pickle.dumps(InheritedFd(0))
+
+
+def test_where_there_is_no_second_pipe_there_is_no_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = [os.pipe()]
+
+    def pipe() -> tuple[int, int]:
+        if not ends:
+            raise OSError("no more descriptors")
+        return ends.pop()
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    with pytest.raises(OSError, match="no more descriptors"):
+        Output(show_nothing)
+
+
+def test_a_step_that_has_closed_its_output_is_not_marked_in_it() -> None:
+    output = Output(show_nothing)
+    output.theirs.close()
+    output.theirs.put(0, 7)
+    assert not output.theirs.has_unread(0)
+    assert output.finish(7, [0]) == ""
+    output.close()
+
+
+def test_who_is_gone_is_sent_no_signal_and_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "3600"], start_new_session=True) as sleeper:
+        process = psutil.Process(sleeper.pid)
+        assert is_alive(process)
+        with monkeypatch.context() as patch:  # macOS refuses signals to zombies
+            patch.setattr(os, "killpg", refuse)
+            signal_group(sleeper.pid, signal.SIGKILL)
+        assert sleeper.poll() is None
+        kill_processes([process])
+        sleeper.wait(HANG)
+        kill_processes([process])
+        signal_group(sleeper.pid, signal.SIGKILL)
+        assert not is_alive(process)
+        monkeypatch.setattr(process, "is_running", lambda: True)  # it ends just then
+        assert not is_alive(process)
+
+
+def refuse(*_: int) -> None:
+    raise PermissionError
+
+
+def test_a_guardian_that_was_killed_is_missed_by_nobody() -> None:
+    process = guardian._process
+    assert process is not None
+    process.kill()
+    process.wait(HANG)
+    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    drive_to_the_end(child)
+    assert child.returncode == 0
+
+
+def test_without_a_thread_that_lasts_no_child_is_started_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(call: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(guardian, "_starter", SimpleNamespace(submit=submit, shutdown=lambda: None))
+    with ThreadPoolExecutor(1) as other, pytest.raises(OSError, match="can't start new thread"):
+        other.submit(guardian.in_lasting_thread, os.getpid).result()
