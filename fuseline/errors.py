@@ -536,9 +536,11 @@ class UnknownRunError(RunError, KeyError):
     """No run has this id, or it was forgotten."""
 
     def __init__(self, instance_id: str) -> None:
-        shown = instance_id if len(instance_id) <= 64 else f"{instance_id[:64]}…"  # somebody took another text for it
+        shown = repr(instance_id)
+        if len(shown) > 80:  # another text, or object, that somebody took for it
+            shown = f"{shown[:80]}…"
         super().__init__(
-            f"no run has the id {shown!r}. It was never dispatched to this broker, or it was forgotten.",
+            f"no run has the id {shown}. It was never dispatched to this broker, or it was forgotten.",
             instance_id,
         )
 

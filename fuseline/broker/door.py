@@ -56,11 +56,7 @@ class Door:
             key_fd = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(key_fd, "w") as file:
                 file.write(self._key)
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._socket.bind(str(folder / "socket"))
-            os.chmod(folder / "socket", 0o600)  # nobody can connect before it listens
-            self._socket.listen(_BACKLOG)
-            self._socket.setblocking(False)
+            self._socket = _listen(folder / "socket")
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise BrokerError(
@@ -125,6 +121,20 @@ class Door:
             os.close(self._spare)
             self._spare = -1
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    """Return a socket to which programs of this user can connect."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(str(path))
+        os.chmod(path, 0o600)  # nobody can connect before it listens
+        made.listen(_BACKLOG)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def knock(folder: Path, *, waits: bool = True) -> tuple[socket.socket, str]:

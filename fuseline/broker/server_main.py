@@ -148,6 +148,10 @@ def main(arguments: list[str]) -> int:
     start = msgspec.json.decode(arguments[0], type=Start)
     if os.fork():
         os._exit(0)  # so that the starting program has no child to wait for
+    return _serve_in_background(start)
+
+
+def _serve_in_background(start: Start) -> int:
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

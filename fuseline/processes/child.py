@@ -112,8 +112,9 @@ class Child(Generic[M]):
         """Return whether the process has ended, reaped or not."""
         if self._reaped:
             return True
-        readable, _, _ = select.select([self._exit_fd], [], [], 0) if self._exit_fd < 1024 else _poll(self._exit_fd)
-        return bool(readable)
+        poller = select.poll()  # unlike select, it takes descriptors of any number
+        poller.register(self._exit_fd, select.POLLIN)
+        return bool(poller.poll(0))
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -191,9 +192,3 @@ def _open_exit_fd(process: Any) -> int:
     # Elsewhere the pipe whose other end only the child has, and what it forks: later than the truth, but never wrong.
     fd: int = os.dup(process.sentinel)
     return fd
-
-
-def _poll(fd: int) -> tuple[list[int], None, None]:
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return [number for number, _ in poller.poll(0)], None, None

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -350,3 +351,58 @@ def test_a_watcher_that_does_not_read_is_cut_off(
     assert worker.call(GetStatus(), BrokerStatus).programs == 1
     worker.close()
     watcher.close()
+
+
+def test_a_door_that_cannot_be_made_leaves_nothing_and_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)  # for a socket in it
+    with pytest.raises(BrokerError, match=r"no socket can be made in .* Set XDG_RUNTIME_DIR to another directory"):
+        Door(folder)
+    assert not folder.exists()
+
+
+def test_a_door_that_cannot_be_made_again_says_where(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    door = Door(tmp_path / "folder" / "door")
+    door.folder.rename(tmp_path / "cleaned")
+    (tmp_path / "folder").rmdir()
+    (tmp_path / "folder").write_text("somebody else's")
+    with pytest.raises(BrokerError, match=f"no socket can be made in {door.folder}"):
+        door.make_again()
+    door.close()
+
+
+def test_where_no_folder_for_sockets_can_be_made_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fuseline").symlink_to(tmp_path / "nowhere" / "at all")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(BrokerError, match=r"no directory for sockets can be made: .* Set XDG_RUNTIME_DIR to another"):
+        runtime_folder()
+
+
+def test_somebody_else_behind_the_door_is_not_told_the_key(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuseline.broker.door.peer_of", lambda connection: (1, os.getuid() + 1))
+    with pytest.raises(PermissionError, match="somebody else behind the door"):
+        knock(tmp_path / "door")
+
+
+def test_who_has_gone_before_he_is_let_in_is_nobody(tmp_path: Path) -> None:
+    door = Door(tmp_path / "door")
+    assert door.accept() is None
+    door._turn_away()
+    connect(door.folder).close()
+    connection = door.accept()
+    assert connection is not None
+    assert is_closed(connection)
+    connection.close()
+    door.close()
+    door.close()
+
+
+def test_where_the_system_does_not_say_who_connects_the_key_alone_counts(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuseline.broker.door.sys", SimpleNamespace(platform="other"))
+    link = ClientLink(*knock(tmp_path / "door"))
+    assert link.call(GetStatus(), BrokerStatus).workers == []
+    link.close()

@@ -7,15 +7,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from fuseline import ProcessEngine, Workflow
-from fuseline.broker import LocalBroker
+from fuseline.broker import LocalBroker, serve, server_main
+from fuseline.broker.link import ClientLink, LinkLost
+from fuseline.broker.server import Server
+from fuseline.broker.store.file import Ownership
+from fuseline.broker.wire import Retire
 from fuseline.testing.gate import HANG, Gate
 
 from .conftest import wait_gone
@@ -122,6 +129,61 @@ os._exit(0)
     with LocalBroker(store) as broker:  # keeps it alive
         os.kill(broker.pid, signal.SIGKILL)
         wait_gone(broker.pid)
+        os.truncate(server_main.log_of(store), 2 << 20)
         subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, timeout=HANG, check=True)
         assert broker.list_runs() == []
+        assert server_main.log_of(store).stat().st_size < 1 << 20  # it begins anew when it has become long
     wait_gone(broker.pid)
+
+
+def test_a_second_signal_does_not_wait_for_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str | int] = []
+    monkeypatch.setattr(os, "_exit", heard.append)
+    server = SimpleNamespace(stop=lambda: heard.append("stop"))
+    before = signal.getsignal(signal.SIGTERM)
+    with server_main._stopping(cast(Server, server)):
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == ["stop"]
+        signal.raise_signal(signal.SIGTERM)
+        assert heard[1] == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_it_may_be_in_a_thread_and_waits_for_one_that_is_just_ending(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = Ownership(store)
+    ending.announce(str(store.with_name("a door that is closed")))
+    pause = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: ending.release())
+    monkeypatch.setattr(server_main, "time", pause)
+    servers: list[Server] = []
+    make = server_main._open
+
+    def make_one(*arguments: Any, **options: Any) -> Server:
+        servers.append(make(*arguments, **options))
+        return servers[0]
+
+    monkeypatch.setattr(server_main, "_open", make_one)
+    is_ready = threading.Event()
+    thread = threading.Thread(target=serve, args=[store], kwargs={"on_ready": lambda pid: is_ready.set()})
+    thread.start()
+    try:
+        assert is_ready.wait(HANG)
+        with LocalBroker(store) as broker:
+            assert broker.pid == os.getpid()
+            assert not server_main._ask_to_retire(store)  # it stays
+            monkeypatch.setattr(server_main, "ClientLink", Losing)
+            assert server_main._ask_to_retire(store)
+    finally:
+        servers[0].stop()
+        thread.join(HANG)
+    assert not thread.is_alive()
+
+
+class Losing(ClientLink):
+    """A link that ends when the broker should answer whether it retires."""
+
+    def call(self, request: Any, kind: type[Any], timeout: float | None = None) -> Any:
+        if isinstance(request, Retire):
+            raise LinkLost("it has just ended")
+        return super().call(request, kind, timeout)

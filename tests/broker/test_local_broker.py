@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+import fuseline.broker
 from fuseline import ProcessEngine, RunFailed, Workflow
 from fuseline.attempt import build_shared_dict
 from fuseline.broker import LocalBroker
@@ -236,3 +237,13 @@ def test_the_step_of_a_worker_that_is_killed_goes_to_another(store: Path, tmp_pa
             assert second.wait(HANG) == 0
         [step] = broker.get_run(run).steps.values()
         assert step.attempts == 2
+
+
+# -- the package ------------------------------------------------------------------------------------------------------
+
+
+def test_the_package_has_what_it_says_and_nothing_else() -> None:
+    assert set(fuseline.broker.__all__) <= set(dir(fuseline.broker))
+    assert fuseline.broker.LocalBroker is LocalBroker
+    with pytest.raises(AttributeError, match="has no attribute 'RemoteBroker'"):
+        fuseline.broker.RemoteBroker  # noqa: B018

@@ -113,6 +113,9 @@ def test_unknown_ids_are_refused():
     for call in (broker.result, broker.get_run, broker.cancel, broker.forget, broker.events):
         with pytest.raises(UnknownRunError, match="'ghost'"):
             call("ghost")
+        with pytest.raises(UnknownRunError) as caught:
+            call("x" * 10_000)
+        assert len(str(caught.value)) < 200
     for call in (
         broker.get_step,
         lambda worker: broker.get_steps(worker, 1),

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from fuseline.errors import StepLost
+from fuseline.errors import NotPicklableError, StepLost
 from fuseline.executors import LokyExecutor, slot
+from fuseline.executors.pickling import pickle_hosted
 from fuseline.messages import Outcome
 from fuseline.processes import guardian
 from fuseline.step import Step
@@ -166,3 +167,25 @@ def test_a_child_that_does_not_exit_is_killed_and_the_reason_is_told(
         assert result_of(bench.run(step)) == 1
     [record] = caplog.records
     assert "a step has left a thread" in record.getMessage()
+
+
+class PickledOnceMore(Step):
+    """Cannot be pickled when it is pickled first."""
+
+    tries = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        type(self).tries += 1
+        if type(self).tries == 1:
+            raise ValueError("not now")
+        return self.__dict__
+
+    def run_step(self) -> None:
+        pass
+
+
+def test_a_workflow_that_cannot_be_pickled_is_named_when_no_part_of_it_is_to_blame() -> None:
+    step = PickledOnceMore()
+    with pytest.raises(NotPicklableError, match=r"workflow 'w' to a child process[^']*not now"):
+        pickle_hosted("w", {"s": (step, ())})
+    assert step.tries == 2

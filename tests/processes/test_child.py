@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
+import pickle
+import resource
 import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import psutil
 import pytest
 
 from fuseline.channel import Channel, incoming
 from fuseline.processes import guardian
 from fuseline.processes.child import Child
 from fuseline.processes.inherited import InheritedFd
-from fuseline.processes.output import OutputMarks
+from fuseline.processes.output import Output, OutputMarks
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
+from fuseline.processes.tree import is_alive, kill_processes, signal_group
 from fuseline.testing.contract import is_running
 from fuseline.testing.gate import HANG
 
@@ -167,3 +175,118 @@ def test_the_guardian_survives_the_signals_of_a_terminal_and_ends_with_its_pipe(
     assert process.poll() is None
     child.end(time.monotonic(), grace=0.0)
     drive_to_the_end(child)
+
+
+def test_a_child_can_be_had_where_there_are_no_files_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    hear(child)
+    assert child.stamp.read().token == 7
+    child.end(time.monotonic(), grace=HANG)
+    drive_to_the_end(child)
+    assert child.returncode == -signal.SIGTERM
+
+
+def test_descriptors_of_children_may_be_high() -> None:
+    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    low = child._exit_fd
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    try:
+        child._exit_fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1500)
+        poller = select.poll()
+        poller.register(child.exit_fd, select.POLLIN)
+        while not child.is_gone:
+            child.advance(time.monotonic())
+            poller.poll(10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(low)
+    assert child.returncode == 0
+
+
+def test_who_does_not_end_after_sigkill_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    started = hear(child).pid
+    with monkeypatch.context() as patch:  # as if both were in an uninterruptible wait of the kernel
+        patch.setattr("fuseline.processes.child.signal_group", lambda *_: None)
+        patch.setattr("fuseline.processes.child.kill_processes", lambda _: None)
+        child.end(0.0, grace=0.0)
+        again = child.advance(1.0)
+        assert again is not None
+        assert not child.is_gone
+        assert child.advance(10.0) is None
+    assert child.is_gone
+    assert [record.getMessage().startswith(f"process {child.pid}, ") for record in caplog.records] == [True]
+    os.killpg(child.pid, signal.SIGKILL)
+    while is_running(started) or multiprocessing.active_children():  # which reaps it when it has ended after all
+        os.sched_yield()
+
+
+def test_a_descriptor_goes_to_a_child_while_that_is_started_and_at_no_other_time() -> None:
+    with pytest.raises(TypeError, match="when that is started"):
+        pickle.dumps(InheritedFd(0))
+
+
+def test_where_there_is_no_second_pipe_there_is_no_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = [os.pipe()]
+
+    def pipe() -> tuple[int, int]:
+        if not ends:
+            raise OSError("no more descriptors")
+        return ends.pop()
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    with pytest.raises(OSError, match="no more descriptors"):
+        Output(show_nothing)
+
+
+def test_a_step_that_has_closed_its_output_is_not_marked_in_it() -> None:
+    output = Output(show_nothing)
+    output.theirs.close()
+    output.theirs.put(0, 7)
+    assert not output.theirs.has_unread(0)
+    assert output.finish(7, [0]) == ""
+    output.close()
+
+
+def test_who_is_gone_is_sent_no_signal_and_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "3600"], start_new_session=True) as sleeper:
+        process = psutil.Process(sleeper.pid)
+        assert is_alive(process)
+        with monkeypatch.context() as patch:  # macOS refuses signals to zombies
+            patch.setattr(os, "killpg", refuse)
+            signal_group(sleeper.pid, signal.SIGKILL)
+        assert sleeper.poll() is None
+        kill_processes([process])
+        sleeper.wait(HANG)
+        kill_processes([process])
+        signal_group(sleeper.pid, signal.SIGKILL)
+        assert not is_alive(process)
+        monkeypatch.setattr(process, "is_running", lambda: True)  # it ends just then
+        assert not is_alive(process)
+
+
+def refuse(*_: int) -> None:
+    raise PermissionError
+
+
+def test_a_guardian_that_was_killed_is_missed_by_nobody() -> None:
+    process = guardian._process
+    assert process is not None
+    process.kill()
+    process.wait(HANG)
+    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    drive_to_the_end(child)
+    assert child.returncode == 0
+
+
+def test_without_a_thread_that_lasts_no_child_is_started_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(call: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(guardian, "_starter", SimpleNamespace(submit=submit, shutdown=lambda: None))
+    with ThreadPoolExecutor(1) as other, pytest.raises(OSError, match="can't start new thread"):
+        other.submit(guardian.in_lasting_thread, os.getpid).result()
