@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import random
 from typing import Any
 
 import msgspec
@@ -211,6 +212,46 @@ def test_deadlines_come_in_their_order_whatever_was_discarded():
         found.append(first[0])
         deadlines.discard(first[1])
     assert found == sorted(float(number * 37 % 100) for number in range(1, 100, 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_left_after_many_were_discarded_comes_in_its_order(seed):
+    rng, deadlines = random.Random(seed), Deadlines()
+    moments = dict(zip((Ended() for _ in range(60)), rng.sample(range(1000), 60), strict=True))
+    for run, moment in moments.items():
+        deadlines.add(run, float(moment))
+    for run in rng.sample(list(moments), 35):
+        deadlines.discard(run)
+        del moments[run]
+    found = []
+    while (first := deadlines.first()) is not None:
+        found.append(first[0])
+        deadlines.discard(first[1])
+    assert found == sorted(moments.values())
+
+
+def test_of_runs_that_have_ended_no_more_are_held_than_are_in_progress_and_that_costs_little():
+    deadlines = Deadlines()
+    in_progress = [Ended() for _ in range(200)]
+    for place, run in enumerate(in_progress):
+        deadlines.add(run, float(place))
+    Ended.looked_up = 0
+    for place in range(2000):
+        run = Ended()
+        deadlines.add(run, 1000.0 + place)
+        deadlines.discard(run)
+        assert len(deadlines._heap) <= 2 * len(in_progress)
+    assert Ended.looked_up < 2000 * 6
+
+
+class Ended:
+    """Stands for a run that has ended, and counts how often it is looked up."""
+
+    looked_up = 0
+
+    def __hash__(self) -> int:
+        Ended.looked_up += 1
+        return id(self)
 
 
 # -- after a restart --------------------------------------------------------------------------------------------------
