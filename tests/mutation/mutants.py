@@ -104,7 +104,7 @@ def _changes(node: ast.AST) -> Iterator[Callable[[ast.AST], ast.AST]]:
         yield lambda copied: _with_test(copied, False)
     if _can_be_left_out(node):
         yield lambda copied: ast.Pass()
-    if isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+    if isinstance(node, ast.Return) and node.value is not None and not _is_none_or_false(node.value):
         yield lambda copied: ast.Return(ast.Constant(None))
 
 
@@ -119,8 +119,9 @@ def _can_be_left_out(node: ast.AST) -> bool:
     return isinstance(node, ast.AugAssign | ast.Delete | ast.Raise | ast.Continue | ast.Break)
 
 
-def _is_none(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_none_or_false(node: ast.AST) -> bool:
+    """Whether None in its place would say the same; that False becomes True is a mutant of its own."""
+    return isinstance(node, ast.Constant) and (node.value is None or node.value is False)
 
 
 def _with(copied: ast.AST, field: str, i: int, value: ast.AST) -> ast.AST:
