@@ -7,7 +7,7 @@ event, acts on nothing, and can be driven by a test in three lines::
     scheduler.handle(RunDispatched("r", schema, {}), now=0.0)
     [assign] = scheduler.handle(StepsRequested("w", 1), now=0.0)
 
-Each event costs O(1) per step and edge it touches, and a logarithm of the runs in progress; there is no scan over runs,
+Each event costs O(1) per step and edge it touches, and a logarithm of the runs that wait; there is no scan over runs,
 steps or workers. (A worker that serves several workflows looks at the front of the queue of each.) The steps of a run
 are walked once when the run stops early, and each of them settles by that.
 

@@ -67,7 +67,7 @@ def check_run(scheduler: Scheduler, run: Run) -> None:
         raise _broken(run, "queues what is ready, once")
     if run.ready:
         queue = scheduler._flows[run.plan.workflow_id].ready
-        if not (run.queued and (run in queue._fresh or run in [each for *_, each in queue._started])):
+        if not (run.queued and run in [each for *_, each in queue._heap]):
             raise _broken(run, "is in the queue if it has something ready")
     if run.open_steps != sum(not state.is_settled for state in run.states):
         raise _broken(run, "counts its open steps")

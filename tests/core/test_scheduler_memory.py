@@ -186,7 +186,7 @@ def test_nothing_grows_with_the_number_of_runs_that_were_forgotten():
     assert scheduler._live == {}
     assert scheduler._retries == []
     queue = scheduler._flows["wf"].ready
-    assert len(queue._fresh) + len(queue._started) == 0
+    assert len(queue._heap) == 0
 
 
 def test_a_run_is_queued_at_most_once():
@@ -196,7 +196,7 @@ def test_a_run_is_queued_at_most_once():
         for assignment in bench.take(4):
             bench.hand_back(assignment)
     queue = bench.scheduler._flows["wf"].ready
-    assert len(queue._fresh) + len(queue._started) == 1
+    assert len(queue._heap) == 1
 
 
 def test_states_survive_what_was_dropped():
