@@ -210,16 +210,22 @@ class Run:
             if not self.missing[after] and self.states[after] is State.PENDING:
                 self.make_ready(after)
 
-    def fail(self, step: int, now: float) -> None:
-        """Settle a step as failed, and cancel what will not start because of that."""
+    def fail(self, step: int, now: float) -> bool:
+        """Settle a step as failed, and cancel what will not start because of that.
+
+        Returns:
+            Whether this is what stops the run.
+        """
         was_stopping = self.is_stopping
         self._settle(step, State.FAILED, now, self._problem(step))
         self.failed_steps.append(step)
+        stops = self.is_stopping and not was_stopping
         cause = f"step {self.plan.names[step]!r} failed"
-        if not self.plan.stops_on_failure:
-            self._give_up_dependents(step, State.CANCELLED, cause, now)
-        elif not was_stopping:
+        if stops:
             self._stop(cause, now)
+        else:
+            self._give_up_dependents(step, State.CANCELLED, cause, now)
+        return stops
 
     def retry(self, step: int, due: float, place: int | None) -> None:
         """Let a failed step wait for its next attempt, as the policy at ``place`` decided."""

@@ -26,6 +26,11 @@ def retry_without_waiting(run: Run) -> None:
     run.states[C], run.attempts[C] = State.RETRYING, 1
 
 
+def succeed_too_early(run: Run) -> None:
+    run.states[LAST], run.attempts[LAST] = State.SUCCEEDED, 1
+    run.results.clear()  # which nobody needs any more
+
+
 #: (what is wrong, what is said of it)
 WRONG: list[tuple[Spoil, str]] = [
     (lambda core, run: core._workers["w"].held.clear(), "by its live tokens"),
@@ -45,6 +50,7 @@ WRONG: list[tuple[Spoil, str]] = [
     (lambda core, run: run.states.__setitem__(C, State.PENDING), "step 'c' of run r does not wait on nothing"),
     (lambda core, run: run.states.__setitem__(C, State.SKIPPED), "is not SKIPPED without a cause"),
     (lambda core, run: run.states.__setitem__(LAST, State.READY), "is not READY before its dependencies are satisfied"),
+    (lambda core, run: succeed_too_early(run), "is not SUCCEEDED before its dependencies are satisfied"),
     (lambda core, run: run.attempts.__setitem__(B, 0), "is not RUNNING without having started"),
     (lambda core, run: run.step_finished.pop(A), "has an end exactly when it is settled"),
     (lambda core, run: run.results.clear(), "keeps its result exactly while somebody needs it"),

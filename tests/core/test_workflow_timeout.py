@@ -176,6 +176,41 @@ def test_what_was_killed_lingers_until_its_worker_has_reported_or_left():
     assert not bench.scheduler.lingers("r")
 
 
+def test_what_lingers_beside_what_has_ended_still_lingers():
+    bench = Bench(timed("a b"))
+    bench.dispatch()
+    a, b = bench.take(2)
+    bench.pass_time(10.0)
+    bench.report(report_of(a, State.CANCELLED, token=None))
+    assert bench.scheduler.lingers("r")
+    bench.end_killed(b)
+    assert not bench.scheduler.lingers("r")
+
+
+def test_a_late_report_of_an_earlier_attempt_says_nothing_about_the_one_that_lingers():
+    bench = Bench(timed("a"))
+    bench.dispatch()
+    first = bench.take_one()
+    bench.hand_back(first)
+    second = bench.take_one()
+    bench.pass_time(10.0)
+    bench.hand_back(first)
+    assert bench.scheduler.lingers("r")
+    bench.end_killed(second)
+    assert not bench.scheduler.lingers("r")
+
+
+def test_what_is_due_next_is_a_retry_or_the_end_of_a_run_whichever_comes_first():
+    bench = Bench(timed("a b", 10, policies={"a": [RetryPolicy(9, wait=4.0)]}))
+    bench.dispatch()
+    a, _ = bench.take(2)
+    bench.fail(a)
+    assert (bench.scheduler.next_due(), bench.scheduler.next_deadline()) == (4.0, 10.0)
+    bench.pass_time(7.0)
+    bench.fail(bench.take_one())
+    assert (bench.scheduler.next_due(), bench.scheduler.next_deadline()) == (10.0, 10.0)
+
+
 def test_what_never_reached_its_worker_does_not_linger():
     bench = Bench(timed("a b"))
     bench.dispatch()
@@ -282,6 +317,47 @@ def test_what_was_used_up_until_the_last_event_stays_used_up():
     bench.pass_time(6.0)
     assert bench.run().state is State.FAILED
     assert record_run(bench.run(), EPOCH).timed_out == 10.0
+
+
+def test_what_was_used_up_counts_from_the_first_start():
+    bench = Bench(timed("a b"))
+    bench.pass_time(5.0)
+    bench.dispatch()
+    bench.take_one()
+    assert record_run(bench.run(), EPOCH).spent == 0.0
+    bench.pass_time(3.0)
+    bench.take_one()
+    assert record_run(bench.run(), EPOCH).spent == 3.0
+
+
+def test_a_cancelled_run_has_no_more_time_that_could_end():
+    first = Bench(timed("a"))
+    first.dispatch()
+    a = first.take_one()
+    first.cancel()
+    bench = Bench(first.schema, worker=None, watch=False)
+    bench.handle(RunRestored(first.schema, record_run(first.run(), EPOCH), EPOCH))
+    assert bench.scheduler.next_due() is None
+    bench.pass_time(100.0)
+    assert bench.run().state is State.RUNNING
+    assert bench.end_killed(a).run_state is State.CANCELLED
+
+
+def test_a_run_that_has_had_its_time_is_still_known_to_have_had_it():
+    first = Bench(timed("a"))
+    first.dispatch()
+    first.take_one()
+    first.pass_time(10.0)
+    bench = restored(record_run(first.run(), EPOCH), first.schema, 100.0)
+    assert record_run(bench.run(), EPOCH).timed_out == 10.0
+
+
+def test_time_used_up_in_a_workflow_that_has_no_limit_any_more_ends_nothing():
+    first = Bench(timed("a"))
+    first.dispatch()
+    first.take_one()
+    bench = restored(record_run(first.run(), EPOCH), dag("a"), 100.0)
+    assert bench.scheduler.next_due() is None
 
 
 @pytest.mark.parametrize(("spent", "due"), [(-5.0, 110.0), (1e9, 100.0)])
