@@ -47,8 +47,7 @@ def _spent(run: Run) -> float | None:
     """Return how much of its time a run has used up, until its last event."""
     if run.plan.timeout is None or run.timed_from is None:
         return None
-    last = max((*run.step_started.values(), *run.step_finished.values()), default=run.timed_from)
-    return max(0.0, last - run.timed_from)
+    return max(run.taken_up, *run.step_started.values(), *run.step_finished.values()) - run.timed_from
 
 
 def record_step(run: Run, step: int, epoch: float) -> StepRecord:

@@ -296,6 +296,7 @@ class Scheduler:
             raise WorkflowError(f"run id {event.record.instance_id!r} is taken. Each run has an id of its own.")
         flow = self._flow(event.schema)
         run = restore_run(event.record, flow.plan, event.epoch)
+        run.taken_up = now
         self._keep(run)
         if run.state.is_settled:
             return

@@ -53,6 +53,7 @@ class Run:
         "states",
         "step_finished",
         "step_started",
+        "taken_up",
         "timed_from",
         "timed_out",
         "unwanted",
@@ -98,6 +99,7 @@ class Run:
         self.unwanted: set[int] = set()  #: steps whose end somebody has asked for
         self.started_by: str | None = None  #: the worker that got its first step
         self.created = now
+        self.taken_up = now  #: when it was dispatched, or went on from a record
         self.started: float | None = None
         self.timed_from: float | None = None  #: when its time began: its first start, since it was resumed if it was
         self.finished: float | None = None

@@ -330,6 +330,19 @@ def test_what_was_used_up_counts_from_the_first_start():
     assert record_run(bench.run(), EPOCH).spent == 3.0
 
 
+def test_what_was_used_up_stays_used_up_through_two_restarts():
+    first = Bench(timed("a>b"))
+    first.dispatch()
+    a = first.take_one()
+    first.pass_time(4.0)
+    first.succeed(a)
+    second = restored(record_run(first.run(), EPOCH), first.schema, 5000.0)
+    second.pass_time(1.0)  # and nothing happens
+    record = record_run(second.run(), EPOCH)
+    assert record.spent == 4.0
+    assert restored(record, first.schema, 6000.0).scheduler.next_due() == 6006.0
+
+
 def test_a_cancelled_run_has_no_more_time_that_could_end():
     first = Bench(timed("a"))
     first.dispatch()
