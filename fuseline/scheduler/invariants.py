@@ -32,7 +32,7 @@ def check_scheduler(scheduler: Scheduler) -> None:
     held = [(token, worker) for worker, known in scheduler._workers.items() for token in known.held]
     if sorted(held) != sorted((token, worker) for token, (worker, _, _) in live.items()):
         raise InvariantBroken("the scheduler", "knows what workers hold exactly by its live tokens")
-    waiting = {(id(entry[2]), entry[3]) for entry in scheduler._retries if scheduler._is_waiting(entry)}
+    waiting = {(id(entry[2]), entry[3]) for entry in scheduler._retries}
     unsettled: Counter[str] = Counter()
     for run in scheduler.runs.values():
         check_run(scheduler, run)

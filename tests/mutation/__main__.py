@@ -2,10 +2,10 @@
 
     python -m tests.mutation [--jobs 2] [--sample N] [--quick] [module ...]
 
-Tests are collected once, and run once to see which functions each of them calls. For each mutant, a fork of this
-process gives one function other code, in place, and runs the tests that call it until the first fails: those first that
-have noticed the most mutants of that module, then the quick ones. A test has a bound for its processor time: what takes
-longer goes in circles, which counts as noticed.
+Tests are collected once, and run to see which functions each of them calls. For each mutant, a fork of this process
+gives one function other code, in place, and runs the tests that call it until the first fails: those first that have
+noticed the most mutants of that function or module, then the quick ones. A test has a bound for its processor time:
+what takes longer goes in circles, which counts as noticed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ TESTS = [
     "test_binding.py",
     "test_workflow_timeout.py",
 ]
-#: What only looks whether the others are right.
-NOT_MUTATED = {"invariants"}
 #: These are about the tests, or take long and notice nothing that others do not.
 NOT_THESE = "not planted_bug and not 10_000 and not long_chain"
 SURVIVED, NOTICED = 0, 1
@@ -74,8 +72,10 @@ class Runner:
         for item in session.items:
             for code in self._calls(item):
                 self._callers[code].append(item)
-            if session.testsfailed:
-                raise pytest.UsageError("the tests fail without any mutant")
+        for item in sorted(session.items, key=self._costs.__getitem__):  # one that fails again would notice anything
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        if session.testsfailed:
+            raise pytest.UsageError("the tests fail without any mutant, or when they run again")
         for number, mutant in enumerate(self._mutants, 1):
             if len(self._running) == self._jobs:
                 self._wait()
@@ -174,9 +174,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="without the random histories, so less is noticed")
     options = parser.parse_args()
     os.chdir(ROOT)
-    paths = [Path(PACKAGE, f"{name}.py") for name in options.modules] or [
-        path for path in sorted(Path(PACKAGE).glob("*.py")) if path.stem not in NOT_MUTATED
-    ]
+    paths = [Path(PACKAGE, f"{name}.py") for name in options.modules] or sorted(Path(PACKAGE).glob("*.py"))
     mutants = [mutant for path in paths for mutant in find_mutants(path)][:: options.sample]
     runner = Runner(mutants, options.jobs)
     files = [str(path) for pattern in TESTS for path in sorted(Path("tests/core").glob(pattern))]

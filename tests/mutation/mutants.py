@@ -55,7 +55,8 @@ def find_mutants(path: Path) -> Iterator[Mutant]:
                 changed = change(target)
                 _replace(mutated, target, changed)
                 code = _code_of(mutated, owner, path)
-                yield Mutant(path, node.lineno, code.co_qualname, _text(node), _text(changed), code)  # type: ignore[attr-defined]
+                line = getattr(node, "lineno", function.lineno)  # a comprehension has none
+                yield Mutant(path, line, code.co_qualname, _text(node), _text(changed), code)  # type: ignore[attr-defined]
 
 
 def _functions(module: ast.Module) -> Iterator[tuple[ast.FunctionDef, ast.ClassDef | None]]:
@@ -72,7 +73,7 @@ def _nodes(function: ast.FunctionDef) -> list[ast.AST]:
 
 
 def _text(node: ast.AST) -> str:
-    return ast.unparse(node).partition("\n")[0]
+    return ast.unparse(node).partition("\n")[0].strip()
 
 
 def _changes(node: ast.AST) -> Iterator[Callable[[ast.AST], ast.AST]]:
@@ -98,6 +99,9 @@ def _changes(node: ast.AST) -> Iterator[Callable[[ast.AST], ast.AST]]:
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         yield lambda copied: ast.Constant(copied.value + 1)  # type: ignore[attr-defined]
         yield lambda copied: ast.Constant(copied.value - 1)  # type: ignore[attr-defined]
+    elif isinstance(node, ast.comprehension):
+        for i in range(len(node.ifs)):
+            yield lambda copied, i=i: _with(copied, "ifs", i, ast.Constant(True))  # type: ignore[misc]
     if isinstance(node, ast.If | ast.IfExp | ast.While):
         if not isinstance(node, ast.While):
             yield lambda copied: _with_test(copied, True)
