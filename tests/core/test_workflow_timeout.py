@@ -14,7 +14,7 @@ import pytest
 from fuseline import MemoryBroker, Workflow
 from fuseline.errors import PolicyError, RunFailed, RunTimedOut
 from fuseline.messages import FailureDecision, FinishNotice, KillNotice
-from fuseline.policies import RetryPolicy, WorkflowTimeoutPolicy
+from fuseline.policies import RetryPolicy, WorkflowPolicy, WorkflowTimeoutPolicy
 from fuseline.policies.base import policy_config
 from fuseline.records import RunRecord
 from fuseline.scheduler import Finished, Kill, Moved, RunForgotten, RunRestored, Scheduler
@@ -29,6 +29,10 @@ from .helpers import ACCEPTED, HANG, STALE, Bench, FakeClock, dag, report_of
 
 CAUSE = "the run took longer than its WorkflowTimeoutPolicy(10) allows"
 EPOCH = float(1 << 30)
+
+
+class Observer(WorkflowPolicy):
+    """One of a user's own, which the scheduler knows nothing of."""
 
 
 def timed(edges: str, *seconds: float, **options: Any) -> WorkflowSchema:
@@ -65,6 +69,12 @@ def test_a_timeout_is_part_of_the_schema_and_its_fingerprint():
 def test_the_shortest_of_several_counts():
     assert Plan(timed("a", 30, 5, 20)).timeout == 5.0
     assert Plan(dag("a")).timeout is None
+
+
+def test_other_policies_of_a_workflow_are_no_timeouts():
+    policies = tuple(map(policy_config, (Observer(), WorkflowTimeoutPolicy(7), Observer())))
+    assert Plan(dataclasses.replace(dag("a"), policies=policies)).timeout == 7.0
+    assert Plan(dataclasses.replace(dag("a"), policies=policies[:1])).timeout is None
 
 
 # -- the scheduler ----------------------------------------------------------------------------------------------------
