@@ -4,8 +4,8 @@
 
 Tests are collected once, and run to see which functions each of them calls. For each mutant, a fork of this process
 gives one function other code, in place, and runs the tests that call it until the first fails: those first that have
-noticed the most mutants of that function or module, then the quick ones. A test has a bound for its processor time:
-what takes longer goes in circles, which counts as noticed.
+noticed the most mutants of that function or module, then the quick ones. A test has bounds for its processor time and
+its time: what takes longer goes in circles, or waits for ever, which counts as noticed.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Runner:
             session.config.pluginmanager.unregister(name="terminalreporter")  # it has a descriptor of its own
             function_of(mutant).__code__ = mutant.code
             for place, item in enumerate(tests):
-                signal.setitimer(signal.ITIMER_PROF, 2 + 3 * self._costs[item])  # which ends this process
+                signal.setitimer(signal.ITIMER_PROF, 2 + 3 * self._costs[item])  # each of them ends this process
+                signal.setitimer(signal.ITIMER_REAL, 60 + 30 * self._costs[item])
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
                 if session.testsfailed:
                     os.write(pipe, b"%d" % place)
