@@ -47,8 +47,7 @@ def _spent(run: Run) -> float | None:
     """Return how much of its time a run has used up, until its last event."""
     if run.plan.timeout is None or run.timed_from is None:
         return None
-    last = max((*run.step_started.values(), *run.step_finished.values()), default=run.timed_from)
-    return max(0.0, last - run.timed_from)
+    return max(run.taken_up, *run.step_started.values(), *run.step_finished.values()) - run.timed_from
 
 
 def record_step(run: Run, step: int, epoch: float) -> StepRecord:
@@ -89,11 +88,9 @@ def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
             _restore_step(run, step, known, epoch)
     run.failed_steps = [plan.index[name] for name in record.failed]
     for step in reversed(range(len(plan.names))):  # as after a dispatch: the first one on top
-        if run.states[step] in (State.PENDING, State.READY):
-            run.states[step] = State.PENDING
-            if not run.missing[step] and not run.may_not_start(step):
-                run.states[step] = State.READY
-                run.ready.append(step)
+        if run.states[step] in (State.PENDING, State.READY) and not run.missing[step]:
+            run.states[step] = State.READY
+            run.ready.append(step)
     run.results = {step: result for step, result in run.results.items() if run.uses[step]}
     return run
 
@@ -105,8 +102,9 @@ def _restore_step(run: Run, step: int, known: StepRecord, epoch: float) -> None:
         run.restarts[step] = known.restarts
     if known.failures:
         run.failures[step] = dict(known.failures)
-    if known.token is not None and known.worker_id is not None:
+    if known.token is not None:
         run.running[step] = known.token
+    if known.worker_id is not None:
         run.workers[step] = known.worker_id
     if known.result is not None:
         run.results[step] = known.result
@@ -147,19 +145,16 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
         bound = plan.bind(inputs)
     kept = {State.SUCCEEDED, State.SKIPPED}
     steps = [record.steps.get(name, StepRecord(state=State.PENDING)) for name in plan.names]
-    anew = [step for step, known in enumerate(steps) if known.state not in kept]
-    wanted = set(anew)
-    lacking = [step for step in plan.outputs if step not in wanted and _lacks_result(steps[step])]
-    while anew or lacking:
-        wanted.update(lacking)
-        anew += lacking
-        lacking = []
-        if anew:
-            step = anew.pop()
-            needed = {other for other in bound.sources[step] if _lacks_result(steps[other])}
-            skipped = {other for other in plan.predecessors[step] if steps[other].state is State.SKIPPED}
-            lacking = sorted((needed | skipped) - wanted)
-    for step in wanted:
+    anew = {step for step, known in enumerate(steps) if known.state not in kept}
+    anew.update(step for step in plan.outputs if _lacks_result(steps[step]))
+    unseen = list(anew)
+    while unseen:
+        step = unseen.pop()
+        needed = {other for other in bound.sources[step] if _lacks_result(steps[other])}
+        skipped = {other for other in plan.predecessors[step] if steps[other].state is State.SKIPPED}
+        unseen += (needed | skipped) - anew
+        anew |= needed | skipped
+    for step in anew:
         steps[step] = StepRecord(state=State.PENDING, attempts=steps[step].attempts)
     return msgspec.structs.replace(
         record,
@@ -169,7 +164,7 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
         state=State.RUNNING if record.started is not None else State.PENDING,
         cancelled=False,
         inputs=inputs,
-        steps=dict(zip(plan.names, steps, strict=True)),
+        steps={name: steps[step] for name, step in plan.index.items()},
         failed=(),
         finished=None,
         started_by=None,

@@ -7,7 +7,7 @@ event, acts on nothing, and can be driven by a test in three lines::
     scheduler.handle(RunDispatched("r", schema, {}), now=0.0)
     [assign] = scheduler.handle(StepsRequested("w", 1), now=0.0)
 
-Each event costs O(1) per step and edge it touches, and a logarithm of the runs in progress; there is no scan over runs,
+Each event costs O(1) per step and edge it touches, and a logarithm of the runs that wait; there is no scan over runs,
 steps or workers. (A worker that serves several workflows looks at the front of the queue of each.) The steps of a run
 are walked once when the run stops early, and each of them settles by that.
 
@@ -127,12 +127,12 @@ class Scheduler:
         self._live: dict[int, tuple[str, Run, int]] = {}  #: {token: (worker, run, step)}
         self._last_token = first_token - 1
         self._numbers = itertools.count(first_number)
-        self._retries: list[tuple[float, int, Run, int, int]] = []  #: (due, tie-breaker, run, step, attempt)
+        self._retries: list[tuple[float, int, Run, int]] = []  #: (due, tie-breaker, run, step)
         self._deadlines = Deadlines()
         #: {token: (worker, run's id, step's name)} of what ran when its run had had its time, and may not be dead yet
         self._lingering: dict[int, tuple[str, str, str]] = {}
         self._commands: list[Command] = []
-        self._moves = 0  #: that have followed from the event at hand
+        self._moves: int  #: that have followed from the event at hand
         self._most_moves = 0  #: that may follow from an event: the sum over all runs
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             WorkerRegistered: self._worker_registered,
@@ -236,7 +236,7 @@ class Scheduler:
         del self._workers[event.worker_id]  # first, so that it is told nothing of what follows
         for _, run, step in ended:
             self._restart(run, step, now)
-            self._finish_if_done(run, now, reported=False)
+            self._finish_if_done(run, now)
 
     def _worker(self, worker_id: str) -> _Worker:
         try:
@@ -263,9 +263,11 @@ class Scheduler:
             WorkflowChangedError: a worker serves it, or another run of it has not ended.
         """
         flow = self._flows.get(workflow_id)
-        if flow is not None and flow.workers:
+        if flow is None:
+            return
+        if flow.workers:
             raise WorkflowChangedError(workflow_id, workers=flow.workers)
-        if flow is None or flow.unsettled <= len(but):
+        if flow.unsettled <= len(but):
             return
         others = set(but)
         in_the_way = [
@@ -294,6 +296,7 @@ class Scheduler:
             raise WorkflowError(f"run id {event.record.instance_id!r} is taken. Each run has an id of its own.")
         flow = self._flow(event.schema)
         run = restore_run(event.record, flow.plan, event.epoch)
+        run.taken_up = now
         self._keep(run)
         if run.state.is_settled:
             return
@@ -313,7 +316,7 @@ class Scheduler:
         if run.ready:
             flow.ready.add(run)
             self._commands.append(StepsReady(flow.plan.workflow_id))
-        self._finish_if_done(run, now, reported=False)  # of a changed workflow, nothing may be left to do
+        self._finish_if_done(run, now)  # of a changed workflow, nothing may be left to do
 
     def _run_cancelled(self, event: RunCancelled, now: float) -> None:
         run = self.run(event.instance_id)
@@ -323,7 +326,7 @@ class Scheduler:
         self._deadlines.discard(run)
         for token in run.running.values():
             self._commands.append(Kill(self._live[token][0], token))
-        self._finish_if_done(run, now, reported=False)
+        self._finish_if_done(run, now)
 
     def _step_cancelled(self, event: StepCancelled, now: float) -> None:
         run = self.run(event.instance_id)
@@ -335,7 +338,7 @@ class Scheduler:
         run.reject(step, now)
         if (token := run.running.get(step)) is not None:
             self._commands.append(Kill(run.workers[step], token))
-        self._finish_if_done(run, now, reported=False)
+        self._finish_if_done(run, now)
 
     def _run_forgotten(self, event: RunForgotten, now: float) -> None:
         run = self.run(event.instance_id)
@@ -348,7 +351,7 @@ class Scheduler:
         self.runs[run.instance_id] = run
         self._most_moves += run.most_moves
 
-    def _finish_if_done(self, run: Run, now: float, *, reported: bool) -> None:
+    def _finish_if_done(self, run: Run, now: float, *, reported: bool = False) -> None:
         """End a run whose steps are all settled, and follow its moves.
 
         Args:
@@ -392,8 +395,6 @@ class Scheduler:
             self._assign(event.worker_id, worker, run, run.ready.pop(), now)
 
     def _oldest(self, worker: _Worker) -> Run | None:
-        if len(worker.flows) == 1:
-            return worker.flows[0].ready.first()
         firsts = [run for flow in worker.flows if (run := flow.ready.first()) is not None]
         return min(firsts, key=lambda run: run.number, default=None)
 
@@ -428,13 +429,11 @@ class Scheduler:
 
     def _reported(self, event: Reported, now: float) -> None:
         report = event.report
-        token = self._token_of(report)
-        live = self._live.get(token) if token is not None else None
-        if live is None or live[0] != event.worker_id or not self._is_about(report, live[1], live[2]):
+        token = self._token_of(event)
+        if token is None:
             self._forget_lingering(event.worker_id, report)
             self._commands.append(Answer(self._answer_to_strange(report)))
             return
-        assert token is not None
         _, run, step = self._release(token)
         delay = self._end_attempt(run, step, report, now)
         state = run.states[step]
@@ -443,22 +442,28 @@ class Scheduler:
         answer = ReportAnswer(status=ReportStatus.ACCEPTED, step_state=state, delay=delay, run_state=run_state)
         self._commands.append(Answer(answer))
 
-    def _token_of(self, report: StepReport) -> int | None:
-        if report.token is not None:
-            return report.token
-        run = self.runs.get(report.instance_id)
-        step = run.plan.index.get(report.step_name) if run is not None else None
-        return run.running.get(step) if run is not None and step is not None else None
+    def _token_of(self, event: Reported) -> int | None:
+        """Return the live token that a report is about, if its worker has it."""
+        found = self._find(event.report)
+        if found is None:
+            return None
+        run, step = found
+        if run.workers.get(step) != event.worker_id or event.report.token not in (run.running[step], None):
+            return None
+        return run.running[step]
 
-    @staticmethod
-    def _is_about(report: StepReport, run: Run, step: int) -> bool:
-        return run.instance_id == report.instance_id and run.plan.names[step] == report.step_name
+    def _find(self, report: StepReport) -> tuple[Run, int] | None:
+        """Return the run and the step that a report names, if they are there."""
+        run = self.runs.get(report.instance_id)
+        if run is None or report.step_name not in run.plan.index:
+            return None
+        return run, run.plan.index[report.step_name]
 
     def _answer_to_strange(self, report: StepReport) -> ReportAnswer:
-        run = self.runs.get(report.instance_id)
-        step = run.plan.index.get(report.step_name) if run is not None else None
-        if run is None or step is None:
+        found = self._find(report)
+        if found is None:
             return _UNKNOWN
+        run, step = found
         was_handed_out = report.token is not None and 0 < report.token <= self._last_token
         return _STALE if run.attempts[step] or was_handed_out else _UNKNOWN
 
@@ -515,13 +520,11 @@ class Scheduler:
 
     def _fail(self, run: Run, step: int, now: float) -> None:
         """Settle a step as failed; if that stops its run, nothing of it may begin any more."""
-        was_stopping = run.is_stopping
-        run.fail(step, now)
-        if run.is_stopping and not was_stopping:
+        if run.fail(step, now):
             self._commands += [Recall(run.workers[other], token) for other, token in run.running.items()]
 
     def _await_retry(self, run: Run, step: int) -> None:
-        heapq.heappush(self._retries, (run.due[step], next(self._numbers), run, step, run.attempts[step]))
+        heapq.heappush(self._retries, (run.due[step], next(self._numbers), run, step))
 
     @staticmethod
     def _note_error(run: Run, step: int, report: StepReport) -> ErrorInfo | None:
@@ -576,9 +579,9 @@ class Scheduler:
             self._lingering[token] = (worker_id, run.instance_id, run.plan.names[step])
             self._commands.append(Kill(worker_id, token))
         run.time_out(now)
-        self._finish_if_done(run, now, reported=False)
+        self._finish_if_done(run, now)
 
     @staticmethod
-    def _is_waiting(entry: tuple[float, int, Run, int, int]) -> bool:
-        _, _, run, step, attempt = entry
-        return run.states[step] is State.RETRYING and run.attempts[step] == attempt
+    def _is_waiting(entry: tuple[float, int, Run, int]) -> bool:
+        _, _, run, step = entry
+        return run.states[step] is State.RETRYING  # and only this entry ends that, or a cancellation

@@ -9,9 +9,6 @@ from fuseline.scheduler.run import Run
 
 __all__ = ["Deadlines"]
 
-#: Entries of runs that have ended, which are not worth a walk over all of them.
-_SOME = 16
-
 
 class Deadlines:
     """The deadlines of runs in progress: most of them end long before, and must not be held until then.
@@ -33,9 +30,9 @@ class Deadlines:
 
     def discard(self, run: Run) -> None:
         """Await the end of a run no more."""
-        if self._of.pop(run, None) is not None and len(self._heap) > 2 * len(self._of) + _SOME:
-            self._heap = [entry for entry in self._heap if entry[2] in self._of]
-            heapq.heapify(self._heap)
+        self._of.pop(run, None)
+        if len(self._heap) > 2 * len(self._of):  # so a walk over all of them drops more than half
+            self._heap = sorted(entry for entry in self._heap if entry[2] in self._of)  # which is a heap, too
 
     def first(self) -> tuple[float, Run] | None:
         """Return the earliest deadline and its run, or None."""

@@ -32,7 +32,7 @@ def check_scheduler(scheduler: Scheduler) -> None:
     held = [(token, worker) for worker, known in scheduler._workers.items() for token in known.held]
     if sorted(held) != sorted((token, worker) for token, (worker, _, _) in live.items()):
         raise InvariantBroken("the scheduler", "knows what workers hold exactly by its live tokens")
-    waiting = {(id(entry[2]), entry[3]) for entry in scheduler._retries if scheduler._is_waiting(entry)}
+    waiting = {(id(entry[2]), entry[3]) for entry in scheduler._retries}
     unsettled: Counter[str] = Counter()
     for run in scheduler.runs.values():
         check_run(scheduler, run)
@@ -67,7 +67,7 @@ def check_run(scheduler: Scheduler, run: Run) -> None:
         raise _broken(run, "queues what is ready, once")
     if run.ready:
         queue = scheduler._flows[run.plan.workflow_id].ready
-        if not (run.queued and (run in queue._fresh or run in [each for *_, each in queue._started])):
+        if not (run.queued and run in [each for *_, each in queue._heap]):
             raise _broken(run, "is in the queue if it has something ready")
     if run.open_steps != sum(not state.is_settled for state in run.states):
         raise _broken(run, "counts its open steps")

@@ -53,6 +53,7 @@ class Run:
         "states",
         "step_finished",
         "step_started",
+        "taken_up",
         "timed_from",
         "timed_out",
         "unwanted",
@@ -98,6 +99,7 @@ class Run:
         self.unwanted: set[int] = set()  #: steps whose end somebody has asked for
         self.started_by: str | None = None  #: the worker that got its first step
         self.created = now
+        self.taken_up = now  #: when it was dispatched, or went on from a record
         self.started: float | None = None
         self.timed_from: float | None = None  #: when its time began: its first start, since it was resumed if it was
         self.finished: float | None = None
@@ -107,7 +109,7 @@ class Run:
     @property
     def is_stopping(self) -> bool:
         """Whether nothing new may start in it."""
-        return self.cancelled or self.timed_out or bool(self.failed_steps and self.plan.stops_on_failure)
+        return self.cancelled or bool(self.failed_steps and self.plan.stops_on_failure)
 
     def may_not_start(self, step: int) -> bool:
         """Whether an attempt of this step would be in vain."""
@@ -210,18 +212,22 @@ class Run:
             if not self.missing[after] and self.states[after] is State.PENDING:
                 self.make_ready(after)
 
-    def fail(self, step: int, now: float) -> None:
-        """Settle a step as failed, and cancel what will not start because of that."""
+    def fail(self, step: int, now: float) -> bool:
+        """Settle a step as failed, and cancel what will not start because of that.
+
+        Returns:
+            Whether this is what stops the run.
+        """
+        was_stopping = self.is_stopping
         self._settle(step, State.FAILED, now, self._problem(step))
-        first = not self.failed_steps
         self.failed_steps.append(step)
-        if self.cancelled:
-            return
+        stops = self.is_stopping and not was_stopping
         cause = f"step {self.plan.names[step]!r} failed"
-        if not self.plan.stops_on_failure:
-            self._give_up_dependents(step, State.CANCELLED, cause, now)
-        elif first:
+        if stops:
             self._stop(cause, now)
+        else:
+            self._give_up_dependents(step, State.CANCELLED, cause, now)
+        return stops
 
     def retry(self, step: int, due: float, place: int | None) -> None:
         """Let a failed step wait for its next attempt, as the policy at ``place`` decided."""
@@ -253,8 +259,7 @@ class Run:
         else:
             self.causes[step] = f"step {self.plan.names[self.failed_steps[0]]!r} failed"
         self._settle(step, State.CANCELLED, now)
-        if not self.is_stopping:
-            self._give_up_dependents(step, State.CANCELLED, f"step {self.plan.names[step]!r} was cancelled", now)
+        self._give_up_dependents(step, State.CANCELLED, f"step {self.plan.names[step]!r} was cancelled", now)
 
     def reject(self, step: int, now: float) -> None:
         """Let a step not start any more; settle it unless it runs."""
@@ -280,8 +285,8 @@ class Run:
         self._stop(cause, now)
 
     def finish_if_done(self, now: float) -> bool:
-        """End the run if all steps are settled; return whether that was now."""
-        if self.open_steps or self.state.is_settled:
+        """End the run, which has not ended, if all steps are settled; return whether they are."""
+        if self.open_steps:
             return False
         if self.timed_out:
             self.move(State.FAILED, self.plan.timeout_cause)
@@ -293,8 +298,6 @@ class Run:
             was_cut = any(self.states[step] is State.CANCELLED for step in self.unwanted)
             self.move(State.CANCELLED if was_cut else State.SUCCEEDED)
         self.finished = now
-        outputs = set(self.plan.outputs)
-        self.results = {step: value for step, value in self.results.items() if step in outputs}
         return True
 
     def _stop(self, cause: str, now: float) -> None:

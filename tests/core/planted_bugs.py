@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fuseline.scheduler import Kill, Recall, Scheduler, archive, core
 from fuseline.scheduler.ready import ReadyRuns
@@ -27,11 +28,12 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report counts for whatever attempt of its step runs now."""
 
-    def token_of(self: Scheduler, report: Any) -> int | None:
-        run = self.runs.get(report.instance_id)
-        return None if run is None else run.running.get(run.plan.index[report.step_name])
+    token_of = Scheduler._token_of
 
-    monkeypatch.setattr(Scheduler, "_token_of", token_of)
+    def token_of_any(self: Scheduler, event: Any) -> int | None:
+        return token_of(self, type(event)(event.worker_id, replace(event.report, token=None)))
+
+    monkeypatch.setattr(Scheduler, "_token_of", token_of_any)
 
 
 def no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,8 +41,11 @@ def no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     reported = Scheduler._reported
 
     def as_if_by_the_holder(self: Scheduler, event: Any, now: float) -> None:
-        live = self._live.get(self._token_of(event.report))
-        reported(self, type(event)(live[0] if live else event.worker_id, event.report), now)
+        report = event.report
+        for holder, run, step in self._live.values():
+            if run.instance_id == report.instance_id and run.plan.names[step] == report.step_name:
+                event = type(event)(holder, report)
+        reported(self, event, now)
 
     monkeypatch.setattr(Scheduler, "_reported", as_if_by_the_holder)
 
@@ -274,8 +279,8 @@ def an_end_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Observers hear of the end of a run with the answer, and once more."""
     finish = Scheduler._finish_if_done
 
-    def finish_and_tell(self: Scheduler, run: Run, now: float, *, reported: bool) -> None:
-        finish(self, run, now, reported=False)
+    def finish_and_tell(self: Scheduler, run: Run, now: float, *, reported: bool = False) -> None:
+        finish(self, run, now)
 
     monkeypatch.setattr(Scheduler, "_finish_if_done", finish_and_tell)
 

@@ -107,6 +107,8 @@ def test_a_schema_without_outputs_is_refused():
 def test_a_schema_with_two_steps_of_one_name_is_refused():
     with pytest.raises(DuplicateStepError, match="'b'"):
         dispatch(step_schema("b"), step_schema("b"))
+    with pytest.raises(DuplicateStepError, match="'b'"):
+        dispatch(step_schema("a"), step_schema("b"), step_schema("b"), step_schema("c"))
 
 
 def test_a_schema_with_an_unknown_predecessor_or_output_is_refused():
@@ -114,6 +116,8 @@ def test_a_schema_with_an_unknown_predecessor_or_output_is_refused():
         dispatch(step_schema("b", "ghost"))
     with pytest.raises(WorkflowError, match="'ghost'"):
         dispatch(step_schema("b"), outputs=("ghost",))
+    with pytest.raises(WorkflowError, match="'ghost'"):  # the first by its name, always the same one
+        dispatch(step_schema("b", "phantom", "ghost", "spectre"))
 
 
 def test_a_schema_with_a_cycle_is_refused():

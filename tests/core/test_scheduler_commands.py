@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from fuseline.scheduler import Assign, Finished, Moved, StepsReady
+import json
+
+import pytest
+
+from fuseline.messages import FailureDecision
+from fuseline.policies import MemoryLimitPolicy
+from fuseline.scheduler import Assign, Finished, Moved, Scheduler, StepsReady
 from fuseline.schema import ParameterSchema, WorkflowSchema
 from fuseline.states import State
+from fuseline.values import ErrorInfo
 
-from .helpers import Bench, arguments_of, dag, step_schema
+from .helpers import Bench, arguments_of, dag, report_of, step_schema
 
 # -- what an assignment says ------------------------------------------------------------------------------------------
 
@@ -149,3 +156,70 @@ def test_runs_and_steps_remember_when_they_started_and_ended():
     bench.succeed(assignment)
     assert (run.created, run.started, run.finished) == (5.0, 6.0, 8.5)
     assert (run.step_started, run.step_finished) == ({0: 6.0}, {0: 8.5})
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (RuntimeError("boom\nand more of it"), "RuntimeError: boom"),
+        (ValueError(), "ValueError"),
+        (json.JSONDecodeError("bad", "", 0), "JSONDecodeError: bad: line 1 column 1 (char 0)"),
+        (KeyError("k" * 1000), "KeyError: '" + "k" * 289),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_who_watches_hears_the_first_line_of_an_error(error: Exception, cause: str):
+    bench = Bench(dag("a b"))
+    bench.scheduler.watched = True
+    bench.dispatch()
+    a, b = bench.take(2)
+    bench.fail(a, error, decision=FailureDecision(FailureDecision.RETRY, 1.0))
+    assert bench.told(Moved) == [Moved("r", "a", State.RETRYING, 1, cause)]
+    bench.fail(b, error)
+    assert bench.told(Moved)[0] == Moved("r", "b", State.FAILED, 1, cause)
+
+
+def test_an_error_without_the_name_of_a_class_is_told_by_its_message_and_none_by_nothing():
+    bench = Bench(dag("a b", on_failure="continue"))
+    bench.scheduler.watched = True
+    bench.dispatch()
+    a, b = bench.take(2)
+    bench.report(report_of(a, State.FAILED, error=ErrorInfo(type_names=(), message="it broke")))
+    assert bench.told(Moved)[0].cause == "it broke"
+    bench.report(report_of(b, State.FAILED))
+    assert bench.told(Moved)[0].cause == ""
+
+
+def test_who_watches_hears_why_a_step_is_ready_again():
+    bench = Bench(dag("a"))
+    bench.scheduler.watched = True
+    bench.dispatch()
+    bench.fail(bench.take_one(), decision=FailureDecision(FailureDecision.RETRY, 1.0))
+    bench.pass_time(1.0)
+    assert bench.told(Moved) == [Moved("r", "a", State.READY, 1, "its wait is over")]
+    bench.hand_back(bench.take_one())
+    assert bench.told(Moved) == [Moved("r", "a", State.READY, 1, "it was not begun")]
+    bench.end_killed(bench.take_one())
+    assert bench.told(Moved) == [Moved("r", "a", State.READY, 2, "its worker ended")]
+
+
+def test_tokens_begin_with_the_one_that_the_scheduler_was_given():
+    bench = Bench(watch=False)
+    bench.scheduler = Scheduler(first_token=1000)
+    bench.register("w", dag("a b"))
+    bench.dispatch("r", dag("a b"))
+    assert [each.token for each in bench.take(2)] == [1000, 1001]
+
+
+def test_a_live_token_stands_for_its_run_and_step():
+    bench = Bench(dag("a b"))
+    run = bench.dispatch()
+    for step, assignment in enumerate(bench.take(2)):
+        assert bench.scheduler.assigned(assignment.token) == (run, step)
+
+
+def test_the_smallest_of_several_memory_limits_counts():
+    limits = [MemoryLimitPolicy(2 * 10**9), MemoryLimitPolicy(10**9), MemoryLimitPolicy(3 * 10**9)]
+    bench = Bench(dag("a b", policies={"a": limits}))
+    bench.dispatch()
+    assert [each.memory_limit for each in bench.take(2)] == [10**9, None]

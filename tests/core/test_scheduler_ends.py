@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fuseline.messages import FailureDecision
-from fuseline.scheduler import Finished
+from fuseline.scheduler import Finished, Recall
 from fuseline.states import State
 
-from .helpers import ACCEPTED, Bench, arguments_of, dag
+from .helpers import ACCEPTED, Bench, arguments_of, dag, error_info, report_of
 
 S, F, K, C, P, R = (
     State.SUCCEEDED,
@@ -58,6 +58,57 @@ def test_a_second_failure_in_a_stopping_run_is_recorded_after_the_first():
     bench.fail(a, ValueError("second"))
     assert bench.run().failed_steps == [1, 0]
     assert {step: error.message for step, error in bench.run().errors.items()} == {0: "second", 1: "first"}
+
+
+def test_what_runs_when_a_step_fails_is_recalled_once_in_case_it_has_not_begun():
+    bench = Bench(dag("a b c d"))
+    bench.register("v", bench.schema)
+    bench.dispatch()
+    a, b = bench.take(2)
+    c = bench.take_one("v")
+    bench.fail(b)
+    assert bench.told(Recall) == [Recall("w", a.token), Recall("v", c.token)]
+    bench.fail(a)
+    assert bench.told(Recall) == []
+
+
+@pytest.mark.parametrize("why", ["continue", "cancelled"])
+def test_nothing_is_recalled_because_of_a_failure_that_does_not_stop_the_run(why):
+    bench = Bench(dag("a b", on_failure="continue" if why == "continue" else "stop"))
+    bench.dispatch()
+    a, _ = bench.take(2)
+    if why == "cancelled":
+        bench.cancel()
+    bench.fail(a)
+    assert bench.told(Recall) == []
+
+
+class Walked(list):
+    """A list that counts how often somebody goes through it."""
+
+    walks = 0
+
+    def __iter__(self):
+        self.walks += 1
+        return super().__iter__()
+
+
+def test_the_steps_of_a_run_are_walked_once_however_many_of_them_fail():
+    bench = Bench(dag(" ".join(f"s{i}" for i in range(50))), watch=False)
+    run = bench.dispatch()
+    assignments = bench.take(10)
+    run.states = walked = Walked(run.states)
+    for assignment in assignments:
+        bench.fail(assignment)
+    assert run.state is F
+    assert walked.walks == 1
+
+
+def test_a_skipped_step_keeps_the_error_that_its_worker_reports():
+    bench = Bench(dag("a"))
+    bench.dispatch()
+    bench.report(report_of(bench.take_one(), K, error=error_info(ValueError("no"))))
+    assert bench.run().errors[0].message == "no"
 
 
 @pytest.mark.parametrize("end", ["hand_back", "end_killed", "skip"])

@@ -8,7 +8,7 @@ import pytest
 
 from fuseline.messages import FailureDecision
 from fuseline.policies import RetryPolicy, StepPolicy, StepTimeoutPolicy
-from fuseline.scheduler import Scheduler, StepsReady
+from fuseline.scheduler import Scheduler, StepCancelled, StepsReady
 from fuseline.states import State
 
 from .helpers import ACCEPTED, Bench, dag, report_of
@@ -309,3 +309,28 @@ def test_a_retry_in_a_run_that_is_stopping_is_the_end_of_the_step():
     answer = bench.fail(a)
     assert (answer.step_state, answer.run_state) == (State.FAILED, State.FAILED)
     assert bench.run().failed_steps == [1, 0]
+
+
+def test_a_step_that_waits_no_more_is_not_recorded_as_due():
+    bench = bench_with(edges="a b")
+    a, b = bench.take(2)
+    for assignment in (a, b):
+        bench.fail(assignment, decision=retry(5.0))
+    assert bench.run().due == {0: 5.0, 1: 5.0}
+    bench.handle(StepCancelled("r", "b"))
+    assert bench.run().due == {0: 5.0}
+    bench.pass_time(5.0)
+    assert bench.states()["a"] is State.READY
+    assert bench.run().due == {}
+
+
+def test_a_step_that_is_not_retried_has_no_delay():
+    for decision in (FAIL, SKIP, None):
+        assert bench_with().fail(bench_with().take_one(), decision=decision).delay == 0.0
+
+
+def test_an_error_that_was_not_encoded_is_not_kept():
+    bench = bench_with()
+    bench.report(report_of(bench.take_one(), State.FAILED, error=ValueError("a live object")))
+    assert bench.run().state is State.FAILED
+    assert bench.run().errors == {}

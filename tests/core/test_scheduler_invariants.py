@@ -10,7 +10,7 @@ import pytest
 from fuseline import MemoryBroker
 from fuseline.broker.housing import Housing
 from fuseline.errors import InvariantBroken
-from fuseline.scheduler import Scheduler, StepsRequested, TimePassed
+from fuseline.scheduler import Scheduler, StepCancelled, StepsRequested, TimePassed
 from fuseline.scheduler.invariants import check_scheduler
 from fuseline.scheduler.run import Run
 from fuseline.states import State
@@ -26,6 +26,16 @@ def retry_without_waiting(run: Run) -> None:
     run.states[C], run.attempts[C] = State.RETRYING, 1
 
 
+def succeed_too_early(run: Run) -> None:
+    run.states[LAST], run.attempts[LAST] = State.SUCCEEDED, 1
+    run.results.clear()  # which nobody needs any more
+
+
+def start_too_early_in_a_restored_run(run: Run) -> None:
+    run.was_restored = True  # so that what came from the step may have succeeded, but not be ready
+    run.states[LAST] = State.READY
+
+
 #: (what is wrong, what is said of it)
 WRONG: list[tuple[Spoil, str]] = [
     (lambda core, run: core._workers["w"].held.clear(), "by its live tokens"),
@@ -37,6 +47,7 @@ WRONG: list[tuple[Spoil, str]] = [
     (lambda core, run: core._live.update({run.running[B]: ("w", run, A)}), "what its tokens stand for"),
     (lambda core, run: run.ready.append(C), "queues what is ready, once"),
     (lambda core, run: setattr(run, "queued", False), "in the queue if it has something ready"),
+    (lambda core, run: core._flows["wf"].ready._heap.clear(), "in the queue if it has something ready"),
     (lambda core, run: setattr(run, "open_steps", 1), "counts its open steps"),
     (lambda core, run: setattr(run, "state", State.SUCCEEDED), "settled exactly when all its steps are"),
     (lambda core, run: run.failed_steps.append(B), "lists its failed steps, once"),
@@ -45,6 +56,8 @@ WRONG: list[tuple[Spoil, str]] = [
     (lambda core, run: run.states.__setitem__(C, State.PENDING), "step 'c' of run r does not wait on nothing"),
     (lambda core, run: run.states.__setitem__(C, State.SKIPPED), "is not SKIPPED without a cause"),
     (lambda core, run: run.states.__setitem__(LAST, State.READY), "is not READY before its dependencies are satisfied"),
+    (lambda core, run: succeed_too_early(run), "is not SUCCEEDED before its dependencies are satisfied"),
+    (lambda core, run: start_too_early_in_a_restored_run(run), "is not READY before its dependencies are satisfied"),
     (lambda core, run: run.attempts.__setitem__(B, 0), "is not RUNNING without having started"),
     (lambda core, run: run.step_finished.pop(A), "has an end exactly when it is settled"),
     (lambda core, run: run.results.clear(), "keeps its result exactly while somebody needs it"),
@@ -69,6 +82,28 @@ def test_what_is_wrong_is_named(spoil: Spoil, said: str) -> None:
     spoil(scheduler, scheduler.run("r"))
     with pytest.raises(InvariantBroken, match="report this as a bug") as caught:
         check_scheduler(scheduler)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fails", "state", "said"),
+    [
+        (True, State.SUCCEEDED, "has not succeeded with a failed step"),
+        (False, State.FAILED, "has not failed without a reason"),
+        (False, State.CANCELLED, "was not cancelled without being asked"),
+    ],
+)
+def test_a_run_that_has_ended_as_it_may_not_is_named(fails: bool, state: State, said: str) -> None:
+    bench = Bench(dag("a b", on_failure="continue"), watch=False)
+    run = bench.dispatch()
+    a, b = bench.take(2)
+    bench.handle(StepCancelled("r", "a"))
+    bench.succeed(a)
+    (bench.fail if fails else bench.succeed)(b)
+    check_scheduler(bench.scheduler)
+    run.state = state
+    with pytest.raises(InvariantBroken) as caught:
+        check_scheduler(bench.scheduler)
     assert said in str(caught.value)
 
 

@@ -56,6 +56,27 @@ def test_the_history_is_short_however_large_the_run_is(monkeypatch):
     assert caught.value.history.count("READY") == 10
 
 
+@pytest.mark.parametrize("most", [2, 1])
+def test_as_many_moves_as_all_runs_can_make_are_no_circle_and_one_more_is(most, monkeypatch):
+    bench = Bench(dag("a b"), watch=False)
+    monkeypatch.setattr(bench.scheduler, "_most_moves", most - (2 * 2 + 2))
+    if most == 2:
+        bench.dispatch()
+        assert bench.take_one().step_name == "a"
+    else:
+        with pytest.raises(EndlessMoves):
+            bench.dispatch()
+
+
+def test_the_history_tells_moves_of_the_run_too(monkeypatch):
+    bench = Bench(dag("a"), watch=False)
+    bench.dispatch()
+    monkeypatch.setattr(bench.scheduler, "_most_moves", 1)
+    with pytest.raises(EndlessMoves) as caught:
+        bench.take()
+    assert caught.value.history.endswith("the last: RUNNING, a RUNNING")
+
+
 def moves_of(bench: Bench) -> dict[str | None, int]:
     """Return how often each step, and the run, moved in the last event."""
     counts: dict[str | None, int] = {}

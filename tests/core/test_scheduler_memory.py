@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuseline.messages import FailureDecision
 from fuseline.scheduler import RunForgotten
+from fuseline.scheduler.plan import Plan
 from fuseline.schema import ParameterSchema, WorkflowSchema
 from fuseline.states import State
 
@@ -186,7 +187,7 @@ def test_nothing_grows_with_the_number_of_runs_that_were_forgotten():
     assert scheduler._live == {}
     assert scheduler._retries == []
     queue = scheduler._flows["wf"].ready
-    assert len(queue._fresh) + len(queue._started) == 0
+    assert len(queue._heap) == 0
 
 
 def test_a_run_is_queued_at_most_once():
@@ -196,7 +197,7 @@ def test_a_run_is_queued_at_most_once():
         for assignment in bench.take(4):
             bench.hand_back(assignment)
     queue = bench.scheduler._flows["wf"].ready
-    assert len(queue._fresh) + len(queue._started) == 1
+    assert len(queue._heap) == 1
 
 
 def test_states_survive_what_was_dropped():
@@ -204,3 +205,9 @@ def test_states_survive_what_was_dropped():
     bench.dispatch()
     bench.finish()
     assert bench.states() == dict.fromkeys("abc", State.SUCCEEDED)
+
+
+def test_what_a_result_is_needed_for_is_counted_once_for_each_set_of_inputs():
+    plan = Plan(dag("a>b a>c", outputs="a b c"))
+    assert plan.bind([]).uses == (3, 1, 1)  # a is an output, too
+    assert plan.bind([]) is plan.bind(())

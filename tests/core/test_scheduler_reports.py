@@ -177,6 +177,8 @@ def test_a_report_about_a_step_that_was_never_assigned_is_answered_unknown():
     good = report_of(assignment, State.SUCCEEDED)
     assert_changes_nothing(bench, replace(good, step_name="b", token=None), UNKNOWN)
     assert_changes_nothing(bench, replace(good, step_name="b", token=10**9), UNKNOWN)
+    assert_changes_nothing(bench, replace(good, step_name="b", token=0), UNKNOWN)
+    assert_changes_nothing(bench, replace(good, step_name="b"), STALE)  # by its token, it was handed out
 
 
 def test_a_token_that_was_never_given_out_changes_nothing():

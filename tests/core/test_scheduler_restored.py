@@ -6,12 +6,13 @@ import msgspec
 import pytest
 
 from fuseline.errors import UnknownWorkerError, WorkflowError
-from fuseline.messages import ReportStatus
+from fuseline.messages import FailureDecision, ReportStatus
 from fuseline.policies import RetryPolicy
 from fuseline.records import RunRecord
-from fuseline.scheduler import RunRestored, Scheduler, StepsReady
+from fuseline.scheduler import RunRestored, Scheduler, StepCancelled, StepsReady
 from fuseline.scheduler.archive import record_run
 from fuseline.scheduler.invariants import check_scheduler
+from fuseline.scheduler.run import Run
 from fuseline.states import State
 
 from .helpers import Bench, dag, report_of
@@ -76,6 +77,99 @@ def test_a_run_goes_on_from_any_moment_to_the_same_end():
         go_on(second)
         assert story(second) == story(whole)
         assert second.results() == {"d": "d", "e": "e"}
+
+
+#: What does not go into the record, or follows from when it is read.
+OWN = {"plan", "was_restored", "taken_up", "timed_from", "queued", "ready"}
+
+
+def assert_same(run: Run, other: Run) -> None:
+    """Check that a run that was restored is as it was, and holds nothing more."""
+    for name in sorted(set(Run.__slots__) - OWN):
+        assert getattr(run, name) == getattr(other, name), name
+    assert sorted(run.ready) == sorted(other.ready)
+
+
+def test_a_run_is_restored_as_it_was_at_any_moment():
+    for cut in range(7):
+        bench = Bench(SCHEMA)
+        bench.now = 3.0
+        bench.dispatch()
+        bench.now = 5.0
+        go_on(bench, cut)
+        assert recorded(bench).created == EPOCH + 3.0
+        assert_same(bench.run(), restore(bench).run())
+
+
+def test_a_run_is_restored_as_it_was_with_steps_that_were_cancelled_skipped_failed_and_restarted():
+    schema = dag("a>f b>g c d e>h i", on_failure="continue", outputs="a f g c d h i")
+    bench = Bench(schema)
+    bench.dispatch()
+    a, b, c, d, e = bench.take(5)
+    bench.end_killed(a)
+    bench.handle(StepCancelled("r", "b"))
+    bench.skip(c)
+    bench.fail(d, ValueError("no"))
+    bench.fail(e, decision=FailureDecision(FailureDecision.RETRY, 2.0), decided_by=0)
+    bench.take_one()
+    bench.handle(StepCancelled("r", "i"))
+    other = restore(bench, schema)
+    assert_same(bench.run(), other.run())
+    other.end_killed(b)  # not restarted, though the scheduler that was told to cancel it is gone
+    assert other.states()["b"] is State.CANCELLED
+
+
+def test_a_cancelled_run_starts_nothing_again_after_it_was_restored():
+    bench = Bench(dag("a"))
+    bench.dispatch()
+    a = bench.take_one()
+    bench.cancel()
+    other = restore(bench, dag("a"))
+    assert other.end_killed(a).run_state is State.CANCELLED
+
+
+def test_a_restored_result_is_dropped_when_the_last_step_that_needs_it_has_ended():
+    schema = dag("a>b a>c>d")
+    bench = Bench(schema)
+    bench.dispatch()
+    bench.step_through("a b")
+    other = restore(bench, schema)
+    other.register("w", schema)
+    assert other.results().keys() == {"a", "b"}
+    other.step_through("c")
+    assert other.results().keys() == {"b", "c"}
+
+
+@pytest.mark.parametrize("moved", [-1000.0, 0.0, 1000.0])
+def test_no_clock_on_the_wall_makes_a_retry_wait_longer_than_it_was_to(moved: float):
+    schema = dag("a", policies={"a": [RetryPolicy(2, wait=4.0)]})
+    bench = Bench(schema)
+    bench.now = 100.0
+    bench.dispatch()
+    bench.fail(bench.take_one())
+    other = Bench(schema, worker=None, watch=False)
+    other.now = 101.0
+    other.handle(RunRestored(schema, recorded(bench), EPOCH + moved))
+    assert other.scheduler.next_due() == min(104.0 - moved, 105.0)
+
+
+def test_nobody_is_woken_for_a_run_in_which_nothing_is_ready():
+    bench = Bench(dag("a>b"))
+    bench.dispatch()
+    bench.take_one()
+    assert restore(bench, dag("a>b")).commands == []
+
+
+@pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])
+def test_older_runs_come_first_whatever_the_order_in_which_they_are_restored(order: str):
+    schema = dag("s")
+    bench = Bench(schema)
+    for name in "abc":
+        bench.dispatch(name)
+    other = Bench(schema)
+    for name in order:
+        other.handle(RunRestored(schema, record_run(bench.run(name), EPOCH), EPOCH))
+    assert [assignment.instance_id for assignment in other.take(3)] == ["a", "b", "c"]
 
 
 def test_what_became_ready_is_handed_out_and_workers_are_woken():

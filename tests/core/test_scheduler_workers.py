@@ -7,7 +7,7 @@ import pytest
 from fuseline.encoding import decode_error
 from fuseline.errors import UnknownWorkerError, WorkflowChangedError
 from fuseline.policies import RetryPolicy
-from fuseline.scheduler import Finished, StepsReady
+from fuseline.scheduler import Finished, RunCancelled, StepCancelled, StepsReady
 from fuseline.scheduler.core import MAX_RESTARTS
 from fuseline.states import State
 
@@ -115,6 +115,28 @@ def test_a_step_may_be_restarted_10_times_and_no_more():
     assert bench.run().attempts == [11, 0]
     error = decode_error(bench.run().errors[0], step_name="a")
     assert "step 'a' of run r was restarted 10 times, because its engines ended" in str(error)
+
+
+@pytest.mark.parametrize("what", ["run", "step"])
+def test_a_step_that_was_restarted_too_often_is_cancelled_if_that_was_asked_for(what):
+    bench = Bench(dag("a b"))
+    bench.dispatch()
+    for _ in range(MAX_RESTARTS):
+        bench.end_killed(bench.take_one())
+    assert bench.take_one().step_name == "a"
+    bench.handle(RunCancelled("r") if what == "run" else StepCancelled("r", "a"))
+    bench.leave()
+    assert bench.states()["a"] is State.CANCELLED
+    assert bench.run().errors == {}
+
+
+def test_a_step_that_is_killed_because_it_was_cancelled_was_not_restarted():
+    bench = Bench(dag("a"))
+    bench.dispatch()
+    a = bench.take_one()
+    bench.cancel()
+    bench.end_killed(a)
+    assert bench.run().restarts == {}
 
 
 def test_restarts_are_counted_per_step():
@@ -278,6 +300,29 @@ def test_another_workflow_by_the_same_id_is_fine_once_nobody_works_with_the_firs
     assert bench.results("old") == {"a": "of the old one"}
     with pytest.raises(WorkflowChangedError):
         bench.dispatch("newer", dag("a"))
+
+
+def test_what_stands_in_the_way_of_a_changed_workflow_is_named():
+    bench = Bench(dag("a"))
+    bench.register("v", dag("a", name="other"))
+    bench.dispatch("of another", dag("a", name="other"))
+    check = bench.scheduler.check_unused
+    check("nobody knows it")
+    with pytest.raises(WorkflowChangedError) as caught:
+        check("wf")
+    assert (caught.value.workers, caught.value.runs) == (1, ())
+    for name in ("ended", "one", "two"):
+        bench.dispatch(name)
+        if name == "ended":
+            bench.succeed(bench.take_one())
+    bench.leave()
+    with pytest.raises(WorkflowChangedError) as caught:
+        check("wf")
+    assert (caught.value.workers, caught.value.runs) == (0, ("one", "two"))
+    with pytest.raises(WorkflowChangedError) as caught:
+        check("wf", [bench.run("one")])
+    assert caught.value.runs == ("two",)
+    check("wf", [bench.run("one"), bench.run("two")])
 
 
 def test_another_version_is_another_workflow():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import random
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from fuseline import MemoryBroker, Workflow
 from fuseline.errors import PolicyError, RunFailed, RunTimedOut
 from fuseline.messages import FailureDecision, FinishNotice, KillNotice
-from fuseline.policies import RetryPolicy, WorkflowTimeoutPolicy
+from fuseline.policies import RetryPolicy, WorkflowPolicy, WorkflowTimeoutPolicy
 from fuseline.policies.base import policy_config
 from fuseline.records import RunRecord
 from fuseline.scheduler import Finished, Kill, Moved, RunForgotten, RunRestored, Scheduler
@@ -28,6 +29,10 @@ from .helpers import ACCEPTED, HANG, STALE, Bench, FakeClock, dag, report_of
 
 CAUSE = "the run took longer than its WorkflowTimeoutPolicy(10) allows"
 EPOCH = float(1 << 30)
+
+
+class Observer(WorkflowPolicy):
+    """One of a user's own, which the scheduler knows nothing of."""
 
 
 def timed(edges: str, *seconds: float, **options: Any) -> WorkflowSchema:
@@ -64,6 +69,12 @@ def test_a_timeout_is_part_of_the_schema_and_its_fingerprint():
 def test_the_shortest_of_several_counts():
     assert Plan(timed("a", 30, 5, 20)).timeout == 5.0
     assert Plan(dag("a")).timeout is None
+
+
+def test_other_policies_of_a_workflow_are_no_timeouts():
+    policies = tuple(map(policy_config, (Observer(), WorkflowTimeoutPolicy(7), Observer())))
+    assert Plan(dataclasses.replace(dag("a"), policies=policies)).timeout == 7.0
+    assert Plan(dataclasses.replace(dag("a"), policies=policies[:1])).timeout is None
 
 
 # -- the scheduler ----------------------------------------------------------------------------------------------------
@@ -175,6 +186,41 @@ def test_what_was_killed_lingers_until_its_worker_has_reported_or_left():
     assert not bench.scheduler.lingers("r")
 
 
+def test_what_lingers_beside_what_has_ended_still_lingers():
+    bench = Bench(timed("a b"))
+    bench.dispatch()
+    a, b = bench.take(2)
+    bench.pass_time(10.0)
+    bench.report(report_of(a, State.CANCELLED, token=None))
+    assert bench.scheduler.lingers("r")
+    bench.end_killed(b)
+    assert not bench.scheduler.lingers("r")
+
+
+def test_a_late_report_of_an_earlier_attempt_says_nothing_about_the_one_that_lingers():
+    bench = Bench(timed("a"))
+    bench.dispatch()
+    first = bench.take_one()
+    bench.hand_back(first)
+    second = bench.take_one()
+    bench.pass_time(10.0)
+    bench.hand_back(first)
+    assert bench.scheduler.lingers("r")
+    bench.end_killed(second)
+    assert not bench.scheduler.lingers("r")
+
+
+def test_what_is_due_next_is_a_retry_or_the_end_of_a_run_whichever_comes_first():
+    bench = Bench(timed("a b", 10, policies={"a": [RetryPolicy(9, wait=4.0)]}))
+    bench.dispatch()
+    a, _ = bench.take(2)
+    bench.fail(a)
+    assert (bench.scheduler.next_due(), bench.scheduler.next_deadline()) == (4.0, 10.0)
+    bench.pass_time(7.0)
+    bench.fail(bench.take_one())
+    assert (bench.scheduler.next_due(), bench.scheduler.next_deadline()) == (10.0, 10.0)
+
+
 def test_what_never_reached_its_worker_does_not_linger():
     bench = Bench(timed("a b"))
     bench.dispatch()
@@ -213,6 +259,46 @@ def test_deadlines_come_in_their_order_whatever_was_discarded():
     assert found == sorted(float(number * 37 % 100) for number in range(1, 100, 2))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_left_after_many_were_discarded_comes_in_its_order(seed):
+    rng, deadlines = random.Random(seed), Deadlines()
+    moments = dict(zip((Ended() for _ in range(60)), rng.sample(range(1000), 60), strict=True))
+    for run, moment in moments.items():
+        deadlines.add(run, float(moment))
+    for run in rng.sample(list(moments), 35):
+        deadlines.discard(run)
+        del moments[run]
+    found = []
+    while (first := deadlines.first()) is not None:
+        found.append(first[0])
+        deadlines.discard(first[1])
+    assert found == sorted(moments.values())
+
+
+def test_of_runs_that_have_ended_no_more_are_held_than_are_in_progress_and_that_costs_little():
+    deadlines = Deadlines()
+    in_progress = [Ended() for _ in range(200)]
+    for place, run in enumerate(in_progress):
+        deadlines.add(run, float(place))
+    Ended.looked_up = 0
+    for place in range(2000):
+        run = Ended()
+        deadlines.add(run, 1000.0 + place)
+        deadlines.discard(run)
+        assert len(deadlines._heap) <= 2 * len(in_progress)
+    assert Ended.looked_up < 2000 * 6
+
+
+class Ended:
+    """Stands for a run that has ended, and counts how often it is looked up."""
+
+    looked_up = 0
+
+    def __hash__(self) -> int:
+        Ended.looked_up += 1
+        return id(self)
+
+
 # -- after a restart --------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +327,60 @@ def test_what_was_used_up_until_the_last_event_stays_used_up():
     bench.pass_time(6.0)
     assert bench.run().state is State.FAILED
     assert record_run(bench.run(), EPOCH).timed_out == 10.0
+
+
+def test_what_was_used_up_counts_from_the_first_start():
+    bench = Bench(timed("a b"))
+    bench.pass_time(5.0)
+    bench.dispatch()
+    bench.take_one()
+    assert record_run(bench.run(), EPOCH).spent == 0.0
+    bench.pass_time(3.0)
+    bench.take_one()
+    assert record_run(bench.run(), EPOCH).spent == 3.0
+
+
+def test_what_was_used_up_stays_used_up_through_two_restarts():
+    first = Bench(timed("a>b"))
+    first.dispatch()
+    a = first.take_one()
+    first.pass_time(4.0)
+    first.succeed(a)
+    second = restored(record_run(first.run(), EPOCH), first.schema, 5000.0)
+    second.pass_time(1.0)  # and nothing happens
+    record = record_run(second.run(), EPOCH)
+    assert record.spent == 4.0
+    assert restored(record, first.schema, 6000.0).scheduler.next_due() == 6006.0
+
+
+def test_a_cancelled_run_has_no_more_time_that_could_end():
+    first = Bench(timed("a"))
+    first.dispatch()
+    a = first.take_one()
+    first.cancel()
+    bench = Bench(first.schema, worker=None, watch=False)
+    bench.handle(RunRestored(first.schema, record_run(first.run(), EPOCH), EPOCH))
+    assert bench.scheduler.next_due() is None
+    bench.pass_time(100.0)
+    assert bench.run().state is State.RUNNING
+    assert bench.end_killed(a).run_state is State.CANCELLED
+
+
+def test_a_run_that_has_had_its_time_is_still_known_to_have_had_it():
+    first = Bench(timed("a"))
+    first.dispatch()
+    first.take_one()
+    first.pass_time(10.0)
+    bench = restored(record_run(first.run(), EPOCH), first.schema, 100.0)
+    assert record_run(bench.run(), EPOCH).timed_out == 10.0
+
+
+def test_time_used_up_in_a_workflow_that_has_no_limit_any_more_ends_nothing():
+    first = Bench(timed("a"))
+    first.dispatch()
+    first.take_one()
+    bench = restored(record_run(first.run(), EPOCH), dag("a"), 100.0)
+    assert bench.scheduler.next_due() is None
 
 
 @pytest.mark.parametrize(("spent", "due"), [(-5.0, 110.0), (1e9, 100.0)])

@@ -47,23 +47,33 @@ class Mutant:
 
 def find_mutants(path: Path) -> Iterator[Mutant]:
     """Yield all mutants of the functions of a module."""
-    tree = ast.parse(path.read_text())
-    for place, node in enumerate(ast.walk(tree)):
-        for change in _changes(node):
-            mutated = copy.deepcopy(tree)
-            target = next(each for i, each in enumerate(ast.walk(mutated)) if i == place)
-            changed = change(target)
-            owner = _function_around(tree, node)
-            if owner is None:
-                continue
-            _replace(mutated, target, changed)
-            ast.fix_missing_locations(mutated)
-            code = _code_of(compile(mutated, str(path), "exec"), owner)
-            yield Mutant(path, node.lineno, code.co_qualname, _text(node), _text(changed), code)  # type: ignore[attr-defined]
+    for function, owner in _functions(ast.parse(path.read_text())):
+        for place, node in enumerate(_nodes(function)):
+            for change in _changes(node):
+                mutated = copy.deepcopy(function)
+                target = _nodes(mutated)[place]
+                changed = change(target)
+                _replace(mutated, target, changed)
+                code = _code_of(mutated, owner, path)
+                line = getattr(node, "lineno", function.lineno)  # a comprehension has none
+                yield Mutant(path, line, code.co_qualname, _text(node), _text(changed), code)  # type: ignore[attr-defined]
+
+
+def _functions(module: ast.Module) -> Iterator[tuple[ast.FunctionDef, ast.ClassDef | None]]:
+    """Yield the functions of a module, and the methods with their classes; what is nested in one is part of it."""
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node, None
+        elif isinstance(node, ast.ClassDef):
+            yield from ((each, node) for each in node.body if isinstance(each, ast.FunctionDef))
+
+
+def _nodes(function: ast.FunctionDef) -> list[ast.AST]:
+    return [node for statement in function.body for node in ast.walk(statement)]
 
 
 def _text(node: ast.AST) -> str:
-    return ast.unparse(node).partition("\n")[0]
+    return ast.unparse(node).partition("\n")[0].strip()
 
 
 def _changes(node: ast.AST) -> Iterator[Callable[[ast.AST], ast.AST]]:
@@ -89,13 +99,16 @@ def _changes(node: ast.AST) -> Iterator[Callable[[ast.AST], ast.AST]]:
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         yield lambda copied: ast.Constant(copied.value + 1)  # type: ignore[attr-defined]
         yield lambda copied: ast.Constant(copied.value - 1)  # type: ignore[attr-defined]
+    elif isinstance(node, ast.comprehension):
+        for i in range(len(node.ifs)):
+            yield lambda copied, i=i: _with(copied, "ifs", i, ast.Constant(True))  # type: ignore[misc]
     if isinstance(node, ast.If | ast.IfExp | ast.While):
         if not isinstance(node, ast.While):
             yield lambda copied: _with_test(copied, True)
         yield lambda copied: _with_test(copied, False)
     if _can_be_left_out(node):
         yield lambda copied: ast.Pass()
-    if isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+    if isinstance(node, ast.Return) and node.value is not None and not _is_none_or_false(node.value):
         yield lambda copied: ast.Return(ast.Constant(None))
 
 
@@ -110,8 +123,9 @@ def _can_be_left_out(node: ast.AST) -> bool:
     return isinstance(node, ast.AugAssign | ast.Delete | ast.Raise | ast.Continue | ast.Break)
 
 
-def _is_none(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_none_or_false(node: ast.AST) -> bool:
+    """Whether None in its place would say the same; that False becomes True is a mutant of its own."""
+    return isinstance(node, ast.Constant) and (node.value is None or node.value is False)
 
 
 def _with(copied: ast.AST, field: str, i: int, value: ast.AST) -> ast.AST:
@@ -148,22 +162,13 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
                 value[:] = [new if each is old else each for each in value]
 
 
-def _function_around(tree: ast.AST, node: ast.AST) -> ast.FunctionDef | None:
-    """Return the outermost function with this node in its body: what is nested in it is part of its code."""
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef):
-            for statement in function.body:
-                if any(each is node for each in ast.walk(statement)):
-                    return function
-    return None
-
-
-def _code_of(module: types.CodeType, function: ast.FunctionDef) -> types.CodeType:
-    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
-    stack = [module]
-    while stack:
-        code = stack.pop()
-        if code.co_name == function.name and code.co_firstlineno == first:
-            return code
-        stack += [each for each in code.co_consts if isinstance(each, types.CodeType)]
-    raise LookupError(function.name)
+def _code_of(function: ast.FunctionDef | ast.ClassDef, owner: ast.ClassDef | None, path: Path) -> types.CodeType:
+    """Return the code of a function, compiled alone or, for its qualified name, in a class of the same name."""
+    path_to_it = [function.name]
+    if owner is not None:
+        path_to_it.insert(0, owner.name)
+        function = ast.copy_location(ast.ClassDef(owner.name, [], [], [function], []), owner)
+    code = compile(ast.fix_missing_locations(ast.Module([function], [])), str(path), "exec")
+    for name in path_to_it:
+        code = next(each for each in code.co_consts if isinstance(each, types.CodeType) and each.co_name == name)
+    return code
