@@ -3,7 +3,8 @@
 ``base`` is what every broker does; ``memory`` is one that lives in the calling process. ``local`` is a process of its
 own, with all that its programs have of it:
 
-- in the programs: ``local``, ``local_worker`` and ``local_stream``, one for each kind of link
+- in the programs: ``process`` starts or finds it; ``local``, ``local_worker`` and ``local_stream`` have a link each, of
+  a kind of its own
 - between them: ``wire`` what is said, ``link`` the two ends, ``door`` who may come in
 - in the process: ``server_main`` its start, ``server`` its loop, ``requests`` what programs ask of it, ``housing`` the
   core with a clock and a store, ``absentees`` workers that left without a word, ``inquiries`` what can be asked about

@@ -370,7 +370,7 @@ def test_the_making_of_a_store_can_be_killed(store: Path) -> None:
 
 
 def test_an_engine_with_a_broker_that_cannot_live_gets_an_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fuseline.broker.local._PATIENCE", 0.5)
+    monkeypatch.setattr("fuseline.broker.process._PATIENCE", 0.5)
     with LocalBroker(store) as broker:
         broker.dispatch_workflow(adding().to_schema(), {"a": 1})
         monkeypatch.setenv("FUSELINE_FAULT", "sql:3")

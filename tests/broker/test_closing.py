@@ -180,20 +180,21 @@ def test_what_comes_while_a_worker_says_goodbye_is_not_begun(store: Path, monkey
 PROGRAM = """
     import sys, threading
     from fuseline import ProcessEngine, Workflow
-    from fuseline.broker import LocalBroker
+    from fuseline.broker import LocalBroker, local
+    from fuseline.broker.process import BrokerProcess
     from fuseline.errors import BrokerError
     sys.path.insert(0, sys.argv[2])
     from workflows import Hold
 
     closed = threading.Event()
 
-    class Patient(LocalBroker):
+    class Patient(BrokerProcess):
         '''Looks for another link when it is closed altogether, and not before.'''
 
-        def _extra_link(self, on_push):
-            if self._closed:
+        def link(self, on_push):
+            if self.is_closed:
                 closed.wait()
-            return super()._extra_link(on_push)
+            return super().link(on_push)
 
     def work():
         try:
@@ -201,7 +202,8 @@ PROGRAM = """
         except BrokerError as error:
             print(error)
 
-    broker = Patient(sys.argv[1])
+    local.BrokerProcess = Patient
+    broker = LocalBroker(sys.argv[1])
     engine = ProcessEngine(broker, [Workflow(outputs=[Hold()], name="hold")], processes=1)
     thread = threading.Thread(target=work)
     thread.start()

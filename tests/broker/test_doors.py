@@ -52,7 +52,7 @@ from .workflows import adding
 @pytest.fixture
 def folder(stored: LocalBroker) -> Path:
     """The folder of the door of a broker."""
-    return Path(stored._main.welcome.door)
+    return Path(stored._process.welcome.door)
 
 
 def connect(folder: Path) -> socket.socket:
@@ -89,7 +89,7 @@ def test_socket_and_key_are_for_this_user_alone(store: Path) -> None:
     finally:
         os.umask(before)
     with broker:
-        folder = Path(broker._main.welcome.door)
+        folder = Path(broker._process.welcome.door)
         modes = {folder.parent.parent: 0o700, folder: 0o700, folder / "key": 0o600, folder / "socket": 0o600}
         for path, mode in modes.items():
             assert stat.S_IMODE(path.lstat().st_mode) == mode

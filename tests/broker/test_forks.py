@@ -63,7 +63,7 @@ def raises_link_lost(link: ClientLink) -> bool:
 
 
 def test_a_fork_does_not_have_the_links_of_its_program_and_does_not_end_them(stored: LocalBroker) -> None:
-    link = ClientLink(*knock(Path(stored._main.welcome.door)))
+    link = ClientLink(*knock(Path(stored._process.welcome.door)))
 
     def look() -> None:
         assert link.fileno() < 0
@@ -81,7 +81,7 @@ def test_a_fork_may_use_the_broker_and_leave_it(broker: LocalBroker) -> None:
     worker_id = broker.register_worker([schema])
     step = broker.get_step(worker_id)
     assert step is not None
-    links = [broker._main, broker._workers[worker_id]._link]
+    links = [broker._process._main, broker._workers[worker_id]._link]
     before = broker.status()
     of_fork, told = os.pipe()
 
@@ -98,7 +98,7 @@ def test_a_fork_may_use_the_broker_and_leave_it(broker: LocalBroker) -> None:
     assert broker.get_run(other).state is State.PENDING  # after that, the broker has noticed the end of the fork
     after = broker.status()
     assert (after.pid, after.programs, after.workers) == (before.pid, before.programs, before.workers)
-    assert links == [broker._main, broker._workers[worker_id]._link]
+    assert links == [broker._process._main, broker._workers[worker_id]._link]
     assert broker.workplace.presence.exists()
     report = StepReport(
         workflow_id=step.workflow_id,

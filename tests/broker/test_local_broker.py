@@ -176,7 +176,7 @@ def test_a_broker_that_a_signal_hits_as_it_starts_is_started_again(
 ) -> None:
     environments = [{**os.environ, "FUSELINE_FAULT": "sql:3"}] * deaths
     monkeypatch.setattr(
-        "fuseline.broker.local._environment", lambda: environments.pop() if environments else dict(os.environ)
+        "fuseline.broker.process._environment", lambda: environments.pop() if environments else dict(os.environ)
     )
     if deaths < 3:
         LocalBroker(store).close()

@@ -94,7 +94,7 @@ def play(store: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> Round:
     was_started = True
     with monkeypatch.context() as patch:
         patch.setenv("FUSELINE_FAULT", f"sql:{number}")
-        patch.setattr("fuseline.broker.local._STARTS", 1)  # or three would die
+        patch.setattr("fuseline.broker.process._STARTS", 1)  # or three would die
         try:
             broker = LocalBroker(store)
         except BrokerError:

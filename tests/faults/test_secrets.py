@@ -37,7 +37,7 @@ def broker(tmp_path: Path) -> Iterator[LocalBroker]:
 
 
 def key_of(broker: LocalBroker) -> str:
-    return Path(broker._main.welcome.door, "key").read_text()
+    return Path(broker._process._main.welcome.door, "key").read_text()
 
 
 def test_no_process_has_a_socket_of_a_network(broker: LocalBroker, gate: Gate) -> None:
@@ -70,7 +70,7 @@ def test_neither_key_nor_values_are_in_logs_and_messages(
         broker.result(run)
     assert SECRET in str(caught.value.__cause__)  # who asks for the run gets it
     with pytest.raises(BrokerError) as refused:
-        broker._main.call(Hello(key_of(broker), protocol=9), Done)
+        broker._process._main.call(Hello(key_of(broker), protocol=9), Done)
     log = (tmp_path / "runs.db.files" / "broker.log").read_text()
     said = log + caplog.text + "".join(capfd.readouterr()) + str(refused.value)
     assert SECRET not in said

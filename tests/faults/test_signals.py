@@ -93,7 +93,7 @@ AT_A_MOMENT = """
 """
 
 MOMENTS = {
-    "the broker has started": "fuseline.broker.local:LocalBroker._start",
+    "the broker has started": "fuseline.broker.process:BrokerProcess._start",
     "a run is dispatched": "fuseline.broker.local:LocalBroker._dispatch",
     "the guardian has started": "fuseline.processes.guardian:acquire",
     "a child has started": "fuseline.processes.launch:launch",
@@ -203,10 +203,10 @@ def test_ctrl_c_while_a_broker_is_silent_ends_the_program(run: Run, tmp_path: Pa
     store = tmp_path / "runs.db"
     source = """
         import os, signal, sys
-        from fuseline.broker import LocalBroker, local
+        from fuseline.broker import LocalBroker, process
         from workflows import adding
 
-        local._FAREWELL = 0.1
+        process._FAREWELL = 0.1
         with LocalBroker(sys.argv[1]) as broker:
             os.kill(broker.pid, signal.SIGSTOP)
             print(broker.pid, file=sys.stderr)
