@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from fuseline.testing import Census, Gate
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts the tests in the background wants it so
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # but the programs that they start shall heed Ctrl-C
 
 
 def pytest_xdist_auto_num_workers() -> int:

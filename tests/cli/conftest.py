@@ -111,10 +111,9 @@ def call(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Sai
 
 @pytest.fixture
 def start(project: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command as a process of its own, which heeds Ctrl-C wherever the tests run."""
+    """Starts the command as a process of its own."""
     started: list[subprocess.Popen[str]] = []
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from fuseline.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from fuseline.cli import main; sys.exit(main(sys.argv[1:]))"
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
