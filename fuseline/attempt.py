@@ -163,8 +163,11 @@ class StepHost:
             value = encode_checked(result, f"the result of step {step.name!r}")
             if self._workplace is not None:
                 value = self._workplace.keep(value, f"the result of step {step.name!r}")
-            for policy in plan.with_on_success:
-                policy.on_success(step, result)
+            if plan.with_on_success:
+                self._on_phase(Phase.RUNNING)
+                for policy in plan.with_on_success:
+                    policy.on_success(step, result)
+                self._on_phase(Phase.RESULT)
             return result, value
         finally:
             entered.reset(before)

@@ -332,9 +332,12 @@ class StepCrashed(StepError, RuntimeError):
         exit_code: what the process exited with; None if it died by a signal or nobody could tell.
         signal_name: such as ``"SIGSEGV"``; None if it was no signal.
         phase: how far the attempt was: ``"loading"`` the code of its workflow, unpickling its ``"arguments"``,
-            ``"running"`` its code, or pickling and sending its ``"result"``; None if nobody could tell.
+            ``"running"`` its code or that of its policies, or pickling and sending its ``"result"``; None if nobody
+            could tell, or if the process has not ended.
         pid: of the process; None if it has not ended.
     """
+
+    phase: str | None = None  # of one that an earlier version has stored
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,6 +42,7 @@ __all__ = [
     "StepAssignment",
     "StepInfo",
     "StepReport",
+    "Unloadable",
 ]
 
 
@@ -168,7 +169,7 @@ class Phase(enum.IntEnum):
 
     LOADING = 0  #: the code of its workflow
     ARGUMENTS = 1  #: they are unpickled
-    RUNNING = 2
+    RUNNING = 2  #: its code, or that of its policies
     RESULT = 3  #: it has returned; its result is pickled and sent
 
 
@@ -229,6 +230,13 @@ class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 # -- for those who ask ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Unloadable:
+    """Stands for a value that cannot be unpickled in this program."""
+
+    error: BaseException  #: what unpickling it has raised
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInfo:
     """How a step of a run stands."""
@@ -250,7 +258,7 @@ class RunInfo:
     workflow_id: str
     workflow: str  #: the workflow's name
     state: State
-    inputs: Mapping[str, Any]  #: each is unpickled when it is first looked at, and raises then what that raises
+    inputs: dict[str, Any]  #: an ``Unloadable`` stands for one that cannot be unpickled here
     steps: dict[str, StepInfo]
     created_at: float  #: seconds since the epoch
     started_at: float | None = None

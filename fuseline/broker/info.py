@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fuseline.encoding import decode, decode_error, show
+from fuseline.encoding import decode, decode_error
 from fuseline.errors import RemoteStepError, RunCancelled, RunFailed, RunNotFinished, RunTimedOut, StepError
-from fuseline.messages import RunInfo, StepInfo
+from fuseline.messages import RunInfo, StepInfo, Unloadable
 from fuseline.records import RunRecord
 from fuseline.states import State
 from fuseline.values import Value
@@ -15,36 +14,8 @@ from fuseline.values import Value
 __all__ = ["run_info", "run_result"]
 
 
-class _Inputs(Mapping[str, Any]):
-    """The inputs of a run, each unpickled when it is first asked for: one that cannot be spoils nothing else."""
-
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self._values = values
-        self._objects: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._objects:
-            self._objects[name] = decode(self._values[name])
-        return self._objects[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"{{{', '.join(f'{name!r}: {self._show(name)}' for name in self)}}}"
-
-    def _show(self, name: str) -> str:
-        try:
-            return show(self[name])
-        except Exception as error:
-            return f"<it cannot be loaded here: {type(error).__name__}>"
-
-
 def run_info(record: RunRecord) -> RunInfo:
-    """Return how a run stands. Unpickles its errors, and its inputs when they are looked at."""
+    """Return how a run stands. Unpickles its inputs and errors."""
     steps = {
         name: StepInfo(
             name=name,
@@ -62,12 +33,19 @@ def run_info(record: RunRecord) -> RunInfo:
         workflow_id=record.workflow_id,
         workflow=record.workflow,
         state=record.state,
-        inputs=_Inputs(record.inputs),
+        inputs={name: _input(value) for name, value in record.inputs.items()},
         steps=steps,
         created_at=record.created,
         started_at=record.started,
         finished_at=record.finished,
     )
+
+
+def _input(value: Value) -> Any:
+    try:
+        return decode(value)
+    except (Exception, SystemExit) as error:  # it must not hide the rest of this run, and of others
+        return Unloadable(error)
 
 
 def run_result(record: RunRecord) -> Any:

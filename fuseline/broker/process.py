@@ -55,6 +55,7 @@ class BrokerProcess:
         self._durability = durability
         self._keep = keep
         self.is_closed = False  #: whether whoever asks for something gets an error
+        self._has_left = False
         self.begin()
         self._anchor: ClientLink | None = None  #: keeps one without a store alive when the main link is lost
         self._main = self._join()
@@ -181,17 +182,23 @@ class BrokerProcess:
                 self._main = found
             else:
                 raise BrokerError("the broker process has ended, and its runs with it. Give it a path to keep them.")
+            if self._has_left:  # a handler of a signal has closed it meanwhile, in this very thread
+                self._main.close()
+                self.check_open()
 
     def leave(self) -> None:
         """Leave the process. If this was the last program, blocks until its store is closed, half a minute at most."""
         self.is_closed = True
-        with self._lock:  # whoever is reaching it again has done so by then
+        with self._lock:  # another thread that is reaching it again has done so by then
             main = self._main
+            self._has_left = True
         if self._anchor is not None:
             self._anchor.close()
-        with contextlib.suppress(LinkLost, FuselineError):  # what was acknowledged is stored, whatever it says now
-            main.call(Leave(), Done, timeout=_FAREWELL)
-        main.close()
+        try:
+            with contextlib.suppress(LinkLost, FuselineError):  # what was acknowledged is stored, whatever it says now
+                main.call(Leave(), Done, timeout=_FAREWELL)
+        finally:
+            main.close()
 
 
 def _environment() -> dict[str, str]:

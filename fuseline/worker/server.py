@@ -22,7 +22,7 @@ from fuseline.channel import Channel, EncodingError
 from fuseline.encoding import encode_error
 from fuseline.errors import NotPicklableError
 from fuseline.logs import RecordSender
-from fuseline.messages import AttemptReport, Outcome, StepAssignment
+from fuseline.messages import AttemptReport, Outcome, Phase, StepAssignment
 from fuseline.presence import Presence
 from fuseline.processes.inherited import InheritedFd
 from fuseline.processes.output import OutputMarks
@@ -114,7 +114,7 @@ class _Server:
             killed_from_outside=True,
             workplace=settings.workplace,
             on_setup=self._housekeeper.has_set_up,
-            on_phase=stamp.enter,
+            on_phase=self._enter,
         )
         self._is_spent = False  #: whether it begins nothing more
         #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.
@@ -141,6 +141,10 @@ class _Server:
                     return
             if self._channel.has_ended:
                 os.killpg(0, signal.SIGKILL)  # nobody is left to tell: go, and take along what was started
+
+    def _enter(self, phase: Phase) -> None:
+        if os.getpid() == self._pid:  # not in a fork that a step has left: it has the same stamp
+            self._stamp.enter(phase)
 
     def _close(self) -> None:
         self._host.close()

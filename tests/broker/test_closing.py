@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,8 @@ import pytest
 
 from fuseline import ProcessEngine, Workflow
 from fuseline.broker import LocalBroker
+from fuseline.broker.link import ClientLink
+from fuseline.broker.process import BrokerProcess
 from fuseline.errors import BrokerError
 from fuseline.presence import is_gone
 from fuseline.states import State
@@ -247,3 +250,22 @@ def test_an_engine_ends_with_its_children_and_the_next_program_finishes_the_run(
 def is_tracker(process: psutil.Process) -> bool:
     """Return whether it is a helper that stays as long as its program."""
     return "resource_tracker" in " ".join(process.cmdline())
+
+
+def test_a_handler_that_closes_a_broker_while_it_is_started_again_leaves_no_process(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = LocalBroker(store)
+    start = BrokerProcess._start
+
+    def start_and_close(process: BrokerProcess) -> ClientLink:
+        link = start(process)
+        broker.close()  # as a handler of a signal would, in this very thread
+        return link
+
+    monkeypatch.setattr(BrokerProcess, "_start", start_and_close)
+    os.kill(broker.pid, signal.SIGKILL)
+    wait_gone(broker.pid)
+    with pytest.raises(BrokerError, match="is closed"):
+        broker.list_runs()
+    wait_gone(broker.pid)

@@ -56,8 +56,10 @@ class Program:
     def wait_said(self, text: str, *, in_output: bool = False) -> str:
         """Wait until the program has written this to standard error, or output; return all that is there."""
         stream = self._out if in_output else self._err
-        while text not in self._said[stream].decode():
-            assert self._listen(), f"never said: {text}"
+        goes_on = True
+        while text.encode() not in self._said[stream]:
+            assert goes_on, f"never said: {text}"
+            goes_on = self._listen()
         return self._said[stream].decode()
 
     def end(self) -> tuple[int, str, str]:

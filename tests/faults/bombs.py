@@ -9,6 +9,7 @@ import threading
 from typing import Any, NoReturn
 
 from fuseline import Step
+from fuseline.policies import StepPolicy
 from fuseline.testing import Gate
 
 
@@ -105,3 +106,19 @@ class MakeTimed(Step):
 
         threading.Thread(target=drop, daemon=True).start()
         return os.getpid()
+
+
+class DiesOfSuccess(StepPolicy):
+    """Ends the process when the step has returned."""
+
+    def on_success(self, step: Step, result: Any) -> None:
+        die_by(signal.SIGKILL)
+
+
+class ForksAndDies(Step):
+    """Has a fork that returns, and then dies itself."""
+
+    def run_step(self) -> None:
+        if fork := os.fork():
+            os.waitpid(fork, 0)
+            die_by(signal.SIGKILL)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fuseline import ProcessEngine, StepCrashed, Workflow
+from fuseline import ProcessEngine, RunFailed, Step, StepCrashed, Workflow
 from fuseline.errors import NotPicklableError
 from fuseline.executors import LokyExecutor
 from fuseline.testing import Gate
@@ -20,7 +20,7 @@ from fuseline.testing.steps import Echo, Hold, WhereAmI
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
 from arena import BROKERS, brokers, end_of, wait_for_end, working
-from bombs import DEEDS, RAISED, Bomb, Make, MakeTimed, Run, Take, here
+from bombs import DEEDS, RAISED, Bomb, DiesOfSuccess, ForksAndDies, Make, MakeTimed, Run, Take, here
 
 MOMENTS = ["argument unpickled", "step runs", "result pickled", "result unpickled", "result collected"]
 #: {what the moment is about: what its crash says}; whether a result loads again is tried where it was pickled
@@ -148,6 +148,15 @@ def test_what_ends_the_process_while_code_is_loaded_is_told_so(kind: str) -> Non
     assert isinstance(end, StepCrashed)
     assert (end.signal_name, end.phase) == ("SIGKILL", "loading")
     assert "died by SIGKILL while the code of its workflow was loaded." in str(end)
+
+
+@pytest.mark.parametrize("step", [Echo(policies=[DiesOfSuccess()]), ForksAndDies()], ids=["policy", "fork"])
+def test_what_a_policy_does_is_no_part_of_the_result_nor_is_what_a_fork_does(step: Step) -> None:
+    with pytest.raises(RunFailed) as failure:
+        Workflow(outputs=[step], name="hostile").run(processes=1)
+    end = failure.value.__cause__
+    assert isinstance(end, StepCrashed)
+    assert (end.signal_name, end.phase) == ("SIGKILL", "running")
 
 
 @pytest.mark.parametrize("where", EVERYWHERE, ids="-".join)
