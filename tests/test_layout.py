@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -44,6 +45,10 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def is_module(node: ast.AST) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and str(node.value).startswith("fuseline.")
+
+
 def imports(path: Path, *, at_the_top_only: bool) -> set[str]:
     """Return the dotted names that a module imports, but for those it needs for types alone."""
     tree = ast.parse(path.read_text())
@@ -54,6 +59,8 @@ def imports(path: Path, *, at_the_top_only: bool) -> set[str]:
             found.add(node.module)
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
+    lazy = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_names"]
+    found |= {each.value for node in lazy for each in ast.walk(node) if is_module(each)}
     return found
 
 
