@@ -10,11 +10,14 @@ from typing import NamedTuple
 
 import pytest
 
+from fuseline import Workflow
+from fuseline.broker.base import encode_inputs
 from fuseline.broker.housing import Housing
 from fuseline.broker.store import Store
 from fuseline.encoding import decode, encode
 from fuseline.errors import UnknownRunError, WorkflowError
-from fuseline.messages import AttemptReport, Outcome, StepAssignment, StepReport
+from fuseline.messages import AttemptReport, FailureAction, FailureDecision, Outcome, StepAssignment, StepReport
+from fuseline.policies import WorkflowTimeoutPolicy
 from fuseline.presence import Presence
 from fuseline.spool import Spool, remove_spools
 from fuseline.states import State
@@ -22,6 +25,7 @@ from fuseline.values import Value
 from fuseline.workplace import LARGE, Workplace
 
 from ..core.helpers import dag, report_of
+from .workflows import Add
 
 SCHEMA = dag("a>b")
 
@@ -234,3 +238,47 @@ def test_a_run_with_a_step_that_may_still_run_is_not_moved_to_a_changed_workflow
     assert loaded is not None
     assert list(loaded[1].steps) == ["a", "b", "c"]
     assert loaded[1].steps["a"].attempts == 1
+
+
+def test_the_time_of_a_run_goes_on_from_the_start_of_each_later_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = 0.0
+    for name in ("monotonic", "time"):
+        clock = getattr(time, name)
+        monkeypatch.setattr(time, name, lambda clock=clock: clock() + later)
+    schema = Workflow(outputs=[Add()], name="timed", policies=[WorkflowTimeoutPolicy(1000.0)]).to_schema()
+
+    def live(handed_out: list[StepAssignment]) -> tuple[Store, Housing]:
+        opened = Store(tmp_path / "runs.db")
+        housing = Housing(opened, opened.presence_folder)
+        housing.recover()
+        housing.register("w.1", [schema], [each.token for each in handed_out])
+        return opened, housing
+
+    def spent(opened: Store) -> float:
+        found = opened.load("r")
+        assert found is not None
+        assert found[1].spent is not None
+        return found[1].spent
+
+    opened, housing = live([])
+    housing.dispatch(schema, "r", encode_inputs({"a": 1}))
+    later = 100.0  # in which nobody works on it
+    [first] = housing.get_steps("w.1", 1)
+    housing.commit()
+    opened.close()
+    opened, housing = live([first])
+    later = 500.0  # in which the step runs
+    housing.report("w.1", report_of(first, State.FAILED, decision=FailureDecision(FailureAction.RETRY)))
+    housing.commit()
+    opened.close()
+    opened, housing = live([])
+    assert spent(opened) == pytest.approx(400.0, abs=10.0)
+    housing.on_time(time.monotonic())
+    [second] = housing.get_steps("w.1", 1)
+    later = 530.0
+    housing.report("w.1", report_of(second, State.FAILED, decision=FailureDecision(FailureAction.RETRY)))
+    housing.commit()
+    assert spent(opened) == pytest.approx(430.0, abs=10.0)
+    opened.close()

@@ -11,7 +11,6 @@ import pytest
 
 from fuseline import ProcessEngine, RunFailed, Step, Workflow
 from fuseline.broker import LocalBroker
-from fuseline.broker.store import Store
 from fuseline.errors import (
     BrokerError,
     RunCancelled,
@@ -21,7 +20,7 @@ from fuseline.errors import (
     WorkflowChangedError,
 )
 from fuseline.messages import StepReport
-from fuseline.policies import RetryPolicy, WorkflowTimeoutPolicy
+from fuseline.policies import RetryPolicy
 from fuseline.states import State
 from fuseline.testing import Gate
 from fuseline.testing.gate import HANG
@@ -315,37 +314,3 @@ def test_a_step_whose_end_was_asked_for_does_not_start_again_when_its_worker_die
         assert broker.cancel(run, "Hold")
         broker.unregister_worker(worker_id)
         assert broker.get_run(run).state is State.CANCELLED
-
-
-def test_of_the_time_of_a_run_only_what_passed_between_events_of_one_broker_is_used_up(store: Path) -> None:
-    first, second, third = Add(name="a"), Double(name="b"), Double(name="c")
-    first >> second >> third
-    schema = Workflow(outputs=[third], name="timed", policies=[WorkflowTimeoutPolicy(1000.0)]).to_schema()
-    with LocalBroker(store) as broker:
-        run = broker.dispatch_workflow(schema, {"a": 1})
-    wait_gone(broker.pid)
-    spans = 0.0
-    for _ in range(2):
-        with LocalBroker(store) as broker:
-            before = len(broker.story(run))
-            worker = broker.register_worker([schema])
-            assignment = broker.get_step(worker, timeout=HANG)
-            assert assignment is not None
-            report = StepReport(
-                workflow_id=assignment.workflow_id,
-                instance_id=run,
-                step_name=assignment.step_name,
-                state=State.SUCCEEDED,
-                result=1,
-            )
-            broker.report_step(worker, report)
-            broker.unregister_worker(worker)
-            moves = [move for move in broker.story(run)[before:] if move.step_name]
-            spans += moves[-1].at - moves[0].at
-        wait_gone(broker.pid)
-    opened = Store(store)
-    found = opened.load(run)
-    opened.close()
-    assert found is not None
-    assert found[1].spent is not None
-    assert found[1].spent == pytest.approx(spans, abs=1e-4)

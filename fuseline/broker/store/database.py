@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ CREATE TABLE outputs (
 #: {version of the tables: what makes them those of the next version}
 _UPGRADES = {1: _OUTPUTS}
 
+#: Of how many openings it is kept when they were.
+_OPENINGS = 1000
 #: KiB of the file that are kept in memory. Run ids are random, so their index is touched everywhere.
 _CACHE_KIB = 32 * 1024
 
@@ -55,7 +58,7 @@ _CACHE_KIB = 32 * 1024
 class Database:
     """A connection to the file. Every method raises ``StoreError`` where SQLite cannot do it.
 
-    Each opening counts: ``meta`` has the number of this one as ``epoch``.
+    Each opening counts: ``meta`` has the number of this one as ``epoch``, and when it was as ``opened N``.
 
     A commit that syncs takes as long as the disk does. It can be left to a thread (``transaction(behind=True)``), which
     SQLite does not need Python for; whatever is asked of the database meanwhile waits until that is done.
@@ -85,6 +88,9 @@ class Database:
             self._prepare()
             with self.transaction(syncs=True):
                 self.run("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+                (epoch,) = self.one("SELECT value FROM meta WHERE name = 'epoch'")
+                self.run("INSERT INTO meta VALUES (?, ?)", (f"opened {epoch}", time.time()))
+                self.run("DELETE FROM meta WHERE name = ?", (f"opened {epoch - _OPENINGS}",))
             for each in (path, path.with_name(path.name + "-wal")):
                 self._files[each] = _identity(each)
         except BaseException:

@@ -421,11 +421,13 @@ class Store:
         )
         if first is None:
             return Claims([row[:5] for row in live])
-        # Within the life of one broker, which is in the high bits of ``seq``, times come from one monotonic clock.
+        # Within the life of one broker, which is in the high bits of ``seq``, times come from one monotonic clock. In
+        # the first life the time of the run began with its first step, in the others with the broker's own start.
         (spent,) = self._db.one(
-            "SELECT sum(span) FROM (SELECT max(at) - min(at) AS span FROM moves WHERE run = ? AND seq >= ? "
-            "GROUP BY seq >> 40)",
-            (number, first[2]),
+            "SELECT sum(max(0.0, last - CASE WHEN life = ? THEN began ELSE coalesce(value, began) END)) FROM "
+            "(SELECT seq >> 40 AS life, min(at) AS began, max(at) AS last FROM moves WHERE run = ? AND seq >= ? "
+            "GROUP BY seq >> 40) LEFT JOIN meta ON name = 'opened ' || life",
+            (first[2] >> 40, number, first[2]),
         )
         return Claims([row[:5] for row in live], first[0], first[1], spent)
 
