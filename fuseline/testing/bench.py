@@ -11,7 +11,7 @@ from typing import Any, Self
 from fuseline.encoding import decode, decode_error, encode
 from fuseline.executors.base import Executor
 from fuseline.messages import AttemptReport, Outcome, Payload, StepAssignment
-from fuseline.policies import StepTimeoutPolicy
+from fuseline.policies import MemoryLimitPolicy, StepTimeoutPolicy
 from fuseline.step import Step
 from fuseline.testing.gate import HANG, Gate
 from fuseline.testing.promise import Contract
@@ -43,6 +43,7 @@ class Bench:
         """Return an assignment of an attempt of ``step``, with a new token."""
         values: dict[str, Value | tuple[Value, ...]] = {name: encode(value) for name, value in arguments.items()}
         seconds = [p.seconds for p in step.policies if isinstance(p, StepTimeoutPolicy)]
+        limits = [p.bytes for p in step.policies if isinstance(p, MemoryLimitPolicy)]
         return StepAssignment(
             workflow_id="bench",
             instance_id="run",
@@ -51,6 +52,7 @@ class Bench:
             token=next(self._tokens),
             attempt=attempt,
             timeout=min(seconds, default=None),
+            memory_limit=min(limits, default=None),
         )
 
     def submit(self, step: Step, attempt: int = 1, **arguments: Any) -> int:

@@ -6,12 +6,12 @@ import os
 import tempfile
 import time
 
-from fuseline.errors import NotPicklableError, RemoteStepError, StepCrashed, StepTimedOut
+from fuseline.errors import NotPicklableError, RemoteStepError, StepCrashed, StepOutOfMemory, StepTimedOut
 from fuseline.messages import FailureAction, Outcome
-from fuseline.policies import RetryPolicy, StepTimeoutPolicy
+from fuseline.policies import MemoryLimitPolicy, RetryPolicy, StepTimeoutPolicy
 from fuseline.step import Step
 from fuseline.testing import steps
-from fuseline.testing.bench import Bench, BenchContract, error_of, result_of
+from fuseline.testing.bench import Bench, BenchContract, error_of, is_running, result_of
 from fuseline.testing.gate import HANG
 from fuseline.testing.promise import expect, not_asked, promise
 
@@ -58,6 +58,7 @@ class OutcomeContract(BenchContract):
             reports = bench.run_all(step, [{"value": i} for i in range(50)])
             expect("the results of 50 assignments", [result_of(report) for report in reports], list(range(50)))
             expect("what poll() returns after all 50", bench.executor.poll(), [])
+        expect("what the last poll() returns, after close()", bench.executor.poll(), [])
 
     @promise("several assignments may be submitted at once, as many as free_slots() says, and none")
     def test_takes_several_at_once(self) -> None:
@@ -225,12 +226,12 @@ class OutcomeContract(BenchContract):
             with self.bench(step) as bench:
                 setups = {result_of(report) for report in bench.run_all(step, [{}] * 6)}
                 expect("how often it was set up where it ran", setups, {1})
-                children = bench.executor.processes if bench.executor.pickles else 1
             assert os.path.exists(step.path), "nothing was torn down"
             with open(step.path) as log:
                 lines = log.read().splitlines()
-            expect("what was torn down", set(lines), {"torn down after 1"})
-            assert len(lines) <= children, f"{len(lines)} teardowns in {children} places"
+            expect("what was torn down", {line.rpartition(" in ")[0] for line in lines}, {"torn down after 1"})
+            places = len(set(lines))  # processes
+            assert len(lines) == places, f"{len(lines)} teardowns in {places} places"
 
     @promise("a failing setup fails the attempt, each time")
     def test_a_failing_setup_fails_the_attempt(self) -> None:
@@ -247,8 +248,11 @@ class OutcomeContract(BenchContract):
     def test_a_timeout_ends_a_loop(self) -> None:
         step, good = steps.SpinForever(policies=[StepTimeoutPolicy(0.2)]), steps.Echo()
         with self.bench(step, good) as bench:
+            submitted = time.monotonic()
             report = bench.run(step)
+            passed = time.monotonic() - submitted
             expect("the outcome", report.outcome, Outcome.TIMED_OUT)
+            assert passed >= 0.2, f"it was ended {passed:.3f} s after it was submitted, with a timeout of 0.2 s"
             error = error_of(report)
             assert isinstance(error, StepTimedOut), f"the error is {error!r:.300}"
             expect("its timeout", error.timeout, 0.2)
@@ -262,6 +266,31 @@ class OutcomeContract(BenchContract):
         step, good = steps.StuckInC(policies=[StepTimeoutPolicy(0.2)]), steps.Echo()
         with self.bench(step, good) as bench:
             expect("the outcome", bench.run(step).outcome, Outcome.TIMED_OUT)
+            goes_on(bench, good)
+
+    @promise("what is ended because its time is up is gone, with all that it started, before the report appears")
+    def test_what_had_its_time_is_reported_when_its_processes_are_gone(self) -> None:
+        if not self.make_executor().kills:
+            not_asked("this executor does not kill")
+        step, good = steps.HoldWithChild(policies=[StepTimeoutPolicy(1.0)]), steps.Echo()
+        with self.bench(step, good) as bench, self.gate() as gate:
+            bench.submit(step, gate=gate)
+            pids = [int(pid) for pid in gate.wait_entered().split()]
+            [report] = bench.collect(1).values()
+            expect("the processes that still run", [pid for pid in pids if is_running(pid)], [])
+            expect("the outcome", report.outcome, Outcome.TIMED_OUT)
+            goes_on(bench, good)
+
+    @promise("an executor that limits memory ends a step whose process uses more, and says so")
+    def test_a_step_that_takes_too_much_memory_is_ended(self) -> None:
+        if not self.make_executor().limits_memory:
+            not_asked("this executor does not limit memory")
+        step, good = steps.TakeMemory(policies=[MemoryLimitPolicy(250e6)]), steps.Echo()
+        with self.bench(step, good) as bench:
+            report = bench.run(step, most=500_000_000)
+            error = error_of(report)
+            assert isinstance(error, StepOutOfMemory), f"the error is {error!r:.300}"
+            expect("its limit", error.limit, 250_000_000)
             goes_on(bench, good)
 
     @promise("a step within its timeout is left alone")

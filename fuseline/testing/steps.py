@@ -35,6 +35,7 @@ __all__ = [
     "ReturnLock",
     "SpinForever",
     "StuckInC",
+    "TakeMemory",
     "UnshowableError",
     "WhereAmI",
 ]
@@ -174,7 +175,7 @@ class CountSetups(Step):
 
     def teardown(self) -> None:
         with open(self.path, "a") as file:
-            file.write(f"torn down after {self.setups}\n")
+            file.write(f"torn down after {self.setups} in {os.getpid()}\n")
 
 
 class Hold(Step):
@@ -191,6 +192,16 @@ class HoldWithChild(Step):
     def run_step(self, gate: Gate) -> None:
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
         gate.enter(f"{os.getpid()} {process.pid}")
+
+
+class TakeMemory(Step):
+    """Takes memory in small pieces, up to ``most`` bytes, and keeps it."""
+
+    def run_step(self, most: int) -> NoReturn:
+        kept = [b"x" * 2**20 for _ in range(most // 2**20)]
+        while kept:
+            signal.pause()
+        raise AssertionError("unreachable")
 
 
 class SpinForever(Step):

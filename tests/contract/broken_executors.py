@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from fuseline.attempt import Hosted
+from fuseline.encoding import encode_error
+from fuseline.errors import StepCrashed
 from fuseline.executors import InlineExecutor, LokyExecutor, ThreadsExecutor
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.workplace import Workplace
@@ -233,6 +239,39 @@ class ReportsBeforeTheProcessIsDead(Quick):
         return [*early, *super().poll()]
 
 
+class ReportsATimeoutBeforeTheProcessIsDead(Quick):
+    _due: tuple[tuple[float, StepAssignment], ...] = ()
+
+    def submit(self, assignment: StepAssignment) -> None:
+        if assignment.timeout is not None:
+            self._due = (*self._due, (time.monotonic() + assignment.timeout, assignment))
+        super().submit(replace(assignment, timeout=None))
+
+    def deadline(self) -> float | None:
+        return min([when for when, _ in self._due] + [super().deadline() or math.inf])
+
+    def poll(self) -> list[AttemptReport]:
+        late = [each for when, each in self._due if when <= time.monotonic()]
+        self._due = tuple(each for each in self._due if each[1] not in late)
+        return [
+            AttemptReport(token=each.token, outcome=Outcome.TIMED_OUT, started=0.0) for each in late
+        ] + super().poll()
+
+
+class EndsTooEarly(Quick):
+    def submit(self, assignment: StepAssignment) -> None:
+        timeout = assignment.timeout
+        super().submit(replace(assignment, timeout=None if timeout is None else timeout / 10))
+
+
+class SaysThatItCrashed(Quick):
+    """Of a step that has taken too much memory."""
+
+    def poll(self) -> list[AttemptReport]:
+        crash = encode_error(StepCrashed(step_name="step", how="died"))
+        return [replace(each, error=crash) if each.outcome is Outcome.LOST else each for each in super().poll()]
+
+
 class ReportsEachKill(Quick):
     def kill(self, token: int) -> None:
         super().kill(token)
@@ -312,6 +351,20 @@ class ForgetsWhatCloseFound(Threads):
     def close(self) -> None:
         super().close()
         self._inbox.take()
+
+
+class RepeatsItselfAfterClose(Threads):
+    _all: tuple[AttemptReport, ...] = ()
+    _is_closed = False
+
+    def poll(self) -> list[AttemptReport]:
+        reports = super().poll()
+        self._all = (*self._all, *reports)
+        return list(self._all) if self._is_closed else reports
+
+    def close(self) -> None:
+        super().close()
+        self._is_closed = True
 
 
 class CannotStartAgain(Threads):

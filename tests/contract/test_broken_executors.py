@@ -51,6 +51,7 @@ PLANTS = [
         "AssertionError: , in close()",
     ),
     (broken.ForgetsWhatCloseFound, "what_close_found_is_reported", "by the last poll()", "[], not [1, 2]"),
+    (broken.RepeatsItselfAfterClose, "each_assignment_gives_one_report", "gives exactly one report", "after close()"),
     (broken.CannotStartAgain, "can_be_started_again", "can be started again", "TypeError"),
     (broken.RemembersTheLastEngine, "what_was_left_is_forgotten_when_it_is_started_again", "is forgotten", "not []"),
     (broken.TakesASecondEngine, "serves_one_engine_at_a_time", "raises RuntimeError", "was started again"),
@@ -62,6 +63,13 @@ PLANTS = [
 #: The same with children, which take their time to start.
 KILLERS = [
     (broken.ReportsBeforeTheProcessIsDead, "a_killed_assignment_is_reported_when_its_processes_are_gone", "is gone be"),
+    (
+        broken.ReportsATimeoutBeforeTheProcessIsDead,
+        "what_had_its_time_is_reported_when_its_processes_are_gone",
+        "is gone, with all that it started, before the report",
+    ),
+    (broken.EndsTooEarly, "a_timeout_ends_a_loop", "an attempt that runs longer than its timeout is ended"),
+    (broken.SaysThatItCrashed, "a_step_that_takes_too_much_memory_is_ended", "ends a step whose process uses more"),
     (broken.ReportsEachKill, "a_kill_at_once_and_twice_gives_one_report", "gives one report, however often"),
     (broken.KillsAll, "siblings_of_a_killed_assignment_carry_on_or_are_lost", "leaves its siblings to carry on"),
     (broken.HidesItsProcesses, "processes_show_themselves_in_the_workplace", "shows itself in the workplace"),

@@ -30,5 +30,6 @@ def test_the_backend_of_the_page_passes_the_suite_with_nothing_but_fuseline_and_
     assert reasons == {
         "this executor does not kill",
         "this executor does not isolate crashes",
+        "this executor does not limit memory",
         "this executor does not run steps in the caller",
     }
