@@ -1,6 +1,8 @@
 """Every backend keeps the one contract."""
 
-from fuseline.executors import InlineExecutor, LokyExecutor, ThreadsExecutor
+import pytest
+
+from fuseline.executors import Executor, InlineExecutor, LokyExecutor, ThreadsExecutor
 from fuseline.testing import ExecutorContract
 
 
@@ -16,3 +18,15 @@ class TestThreads(ExecutorContract):
 class TestLoky(ExecutorContract):
     def make_executor(self) -> LokyExecutor:
         return LokyExecutor(2)
+
+
+@pytest.mark.parametrize(
+    "executor", [InlineExecutor(), ThreadsExecutor(1), LokyExecutor(1)], ids=["inline", "threads", "loky"]
+)
+def test_who_starts_one_of_ours_again_is_told_that_it_is_in_use(executor: Executor) -> None:
+    executor.start({})
+    try:
+        with pytest.raises(RuntimeError, match="in use by another engine"):
+            executor.start({})
+    finally:
+        executor.close()
