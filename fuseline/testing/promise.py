@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from fuseline.testing.census import SETTLING, Census
 from fuseline.testing.gate import HANG
-from fuseline.testing.watchdog import Watchdog
+from fuseline.testing.watchdog import Hung, Watchdog
 
 __all__ = ["BrokenPromise", "Contract", "expect", "not_asked", "promise"]
 
@@ -51,7 +51,7 @@ class Contract:
                 test()
         except unittest.SkipTest:
             raise
-        except Exception as error:
+        except (Exception, Hung) as error:
             raise BrokenPromise(text, watchdog.seen or _describe(error)) from error
         if watchdog.seen:  # the backend has swallowed the exception
             raise BrokenPromise(text, watchdog.seen)
@@ -89,7 +89,7 @@ def not_asked(why: str) -> NoReturn:
     raise unittest.SkipTest(f"not asked: {why}")
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Return what an exception says; if it is none of a contract's own, with its class and its place."""
     if type(error) is AssertionError and str(error):
         return str(error)

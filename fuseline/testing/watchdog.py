@@ -11,8 +11,8 @@ from typing import Any, Self
 __all__ = ["Hung", "Watchdog"]
 
 
-class Hung(Exception):
-    """Something took longer than the patience of the test."""
+class Hung(BaseException):
+    """Something took longer than the patience of the test. A loop that goes on after every ``Exception`` ends by it."""
 
 
 class Watchdog:

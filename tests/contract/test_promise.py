@@ -25,7 +25,7 @@ class Suite(Contract):
 
     @promise("it never hangs")
     def test_hangs_and_swallows_what_ends_it(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             threading.Event().wait()
 
     @promise("it never hangs")
@@ -38,6 +38,14 @@ class Suite(Contract):
 
     def hang_again(self) -> None:
         threading.Event().wait()
+
+    @promise("it never hangs")
+    def test_hangs_in_a_loop_that_survives_errors(self) -> None:
+        while True:
+            try:
+                threading.Event().wait()
+            except Exception:
+                continue
 
     @promise("it is asked of some")
     def test_is_not_asked(self) -> None:
@@ -54,7 +62,15 @@ def test_an_exception_is_told_with_its_class_and_place() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-@pytest.mark.parametrize("name", ["test_hangs", "test_hangs_and_swallows_what_ends_it", "test_hangs_twice"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_hangs",
+        "test_hangs_and_swallows_what_ends_it",
+        "test_hangs_in_a_loop_that_survives_errors",
+        "test_hangs_twice",
+    ],
+)
 def test_a_hang_is_a_failure_that_says_where(name: str) -> None:
     with pytest.raises(BrokenPromise, match=r"never hangs\n    seen: nothing came of it in 0.2 s, in .*wait\(\)"):
         getattr(Suite(), name)()
