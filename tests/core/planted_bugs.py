@@ -108,8 +108,8 @@ def a_result_dropped_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result goes when the first of its users has settled."""
     settle = Run._settle
 
-    def settle_and_drop(self: Run, step: int, state: State, now: float) -> None:
-        settle(self, step, state, now)
+    def settle_and_drop(self: Run, step: int, *args: Any) -> None:
+        settle(self, step, *args)
         for source in self.bound.sources[step]:
             self.results.pop(source, None)
 
