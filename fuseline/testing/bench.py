@@ -15,6 +15,7 @@ from fuseline.policies import MemoryLimitPolicy, StepTimeoutPolicy
 from fuseline.step import Step
 from fuseline.testing.gate import HANG, Gate
 from fuseline.testing.promise import Contract
+from fuseline.testing.watchdog import Hung
 from fuseline.values import Value
 from fuseline.wakeup import wait_readable
 from fuseline.workflow import Workflow
@@ -130,7 +131,7 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What went wrong first is what its author should read.
-        with contextlib.suppress(*([] if error is None else [Exception])):
+        with contextlib.suppress(*([] if error is None else [Exception, Hung])):
             self.executor.close()
 
 

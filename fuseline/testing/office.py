@@ -17,6 +17,7 @@ from fuseline.schema import ParameterSchema, StepSchema, WorkflowSchema
 from fuseline.states import State
 from fuseline.testing.clock import ManualClock
 from fuseline.testing.promise import Contract
+from fuseline.testing.watchdog import Hung
 from fuseline.wakeup import wait_readable
 
 __all__ = ["Office", "OfficeContract"]
@@ -182,7 +183,7 @@ class OfficeContract(Contract):
         try:
             yield office
         except BaseException:
-            with contextlib.suppress(Exception):  # what went wrong first is what its author should read
+            with contextlib.suppress(Exception, Hung):  # what went wrong first is what its author should read
                 office.close()
             raise
         else:
