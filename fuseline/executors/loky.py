@@ -35,6 +35,7 @@ from fuseline.executors.slot import Desk, Slot
 from fuseline.executors.verdict import killed
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.processes import guardian
+from fuseline.worker.loading import check_not_loading
 from fuseline.worker.messages import ChildSettings
 
 __all__ = ["LokyExecutor"]
@@ -107,6 +108,7 @@ class LokyExecutor(Executor):
     def start(self, workflows: Mapping[str, Hosted]) -> None:
         if self._desk is not None:
             raise in_use()
+        check_not_loading()
         pickles = {name: pickle_hosted(name, hosted) for name, hosted in workflows.items()}
         with ExitStack() as undo:
             selector = undo.enter_context(selectors.DefaultSelector())

@@ -31,6 +31,7 @@ from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.processes.victim import be_the_first_victim
 from fuseline.worker.housekeeper import Housekeeper
+from fuseline.worker.loading import loading
 from fuseline.worker.messages import (
     TO_CHILD,
     ChildSettings,
@@ -219,7 +220,8 @@ class _Server:
 
     def _load(self, workflow_id: str) -> Hosted:
         if workflow_id not in self._hosted:
-            self._hosted[workflow_id] = pickle.loads(self._pickles[workflow_id])
+            with loading():
+                self._hosted[workflow_id] = pickle.loads(self._pickles[workflow_id])
             del self._pickles[workflow_id]
             self._housekeeper.settle_in()
         return self._hosted[workflow_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,41 @@ def test_a_script_without_a_guard_works(tmp_path: Path) -> None:
     """
     with Program(tmp_path, source) as program:
         assert program.end() == (0, "2 True\n", "")
+
+
+#: Runs its workflow when it is imported; three processes deep at most, whatever is wrong.
+RUNS_ON_IMPORT = """
+    import os
+    from fuseline import Step, Workflow
+
+    depth = int(os.environ.get("DEPTH", "0"))
+    assert depth < 3, "processes without end"
+    os.environ["DEPTH"] = str(depth + 1)
+
+    class Say(Step):
+        def run_step(self):
+            return "said"
+
+    say = Say()
+    {guard}print(Workflow(outputs=[say]).run())
+"""
+
+
+def test_a_module_that_runs_a_workflow_on_import_does_not_do_so_in_children_of_children(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(textwrap.dedent(RUNS_ON_IMPORT.format(guard="")))
+    with Program(tmp_path, "import first") as program:
+        code, out, err = program.end()
+    assert (code, out) == (1, "")
+    assert "processes without end" not in err
+    assert "a module runs a workflow while it is imported" in err
+    assert err.rstrip().splitlines()[-1].startswith("fuseline.errors.RunFailed: ")
+
+
+def test_such_a_module_works_with_a_guard(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(textwrap.dedent(RUNS_ON_IMPORT.format(guard='if __name__ == "__main__": ')))
+    source = "import first; from fuseline import Workflow; print(Workflow(outputs=[first.say]).run())"
+    with Program(tmp_path, source) as program:
+        assert program.end() == (0, "said\n", "")
 
 
 def test_files_of_the_current_directory_do_not_take_the_place_of_python_s_own(
