@@ -17,7 +17,7 @@ import logging
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -227,12 +227,18 @@ class ProcessEngine:
         answers, assignments = broker.trade(lane.worker_id, [end.report for end in ends], room)
         for answer in answers:
             self._tell_end(lane, lane.unanswered.popleft(), answer)
-        self._heed(lane, broker.keep_alive(lane.worker_id))
+        # Only now: a notice about one of these assignments may have come together with it.
+        notices = broker.keep_alive(lane.worker_id)
+        unwanted = _unwanted(notices)
         if drains:
             lane.refuse(assignments)
-        elif assignments or lane.holds:
-            failing = {end.report.instance_id for end in lane.unanswered if end.report.state is State.FAILED}
-            lane.accept(assignments, failing)
+        else:
+            lane.refuse([each for each in assignments if each.token in unwanted])
+            assignments = [each for each in assignments if each.token not in unwanted]
+            if assignments or lane.holds:
+                failing = {end.report.instance_id for end in lane.unanswered if end.report.state is State.FAILED}
+                lane.accept(assignments, failing)
+        self._heed(lane, notices, unwanted)
         begun = lane.executor.begun()
         for token in list(lane.untold) if begun is None else begun:
             self._tell_start(lane, token)
@@ -267,8 +273,7 @@ class ProcessEngine:
             context = context_of(assignment.step_name, assignment.payload, assignment.workflow_id)
             served.observers.step_started(context, step, starts_run=assignment.payload.starts_run)
 
-    def _heed(self, lane: Lane, notices: Sequence[Notice]) -> None:
-        unwanted = [notice.token for notice in notices if isinstance(notice, KillNotice | RecallNotice)]
+    def _heed(self, lane: Lane, notices: Sequence[Notice], unwanted: Collection[int]) -> None:
         if unwanted:
             lane.recall(unwanted)  # all at once: else one takes the place of another in a child, and begins
         for notice in notices:
@@ -320,6 +325,11 @@ class ProcessEngine:
             assignment = end.assignment
             context = context_of(assignment.step_name, assignment.payload, assignment.workflow_id)
             end.observers.step_ended(context, end.step, answer, end.error, end.report.result)
+
+
+def _unwanted(notices: Sequence[Notice]) -> set[int]:
+    """Return the tokens of assignments that need not be begun any more."""
+    return {notice.token for notice in notices if isinstance(notice, KillNotice | RecallNotice)}
 
 
 def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, BaseException | None]:

@@ -448,7 +448,8 @@ class RemoteStepError(StepError, RuntimeError):
         self.original_message = original_message
         super().__init__(
             f"{self._whom(step_name, instance_id, attempt)} raised {type_name}: {original_message} "
-            f"(shown by a stand-in, because {reason}). Make the exception picklable to get it back whole.",
+            f"(shown by a stand-in, because {reason}). To get it back whole, make it picklable: give all arguments "
+            "of its __init__ to super().__init__, or define its __reduce__.",
             step_name=step_name,
             instance_id=instance_id,
             attempt=attempt,

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import msgspec
 
-__all__ = ["LogLevels", "Logged", "RecordSender", "hand_on"]
+__all__ = ["LogLevels", "Logged", "RecordSender", "hand_on", "one_line"]
 
 
 class Logged(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -77,10 +77,15 @@ def _plain(value: Any) -> Any:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def hand_on(logged: Logged) -> logging.LogRecord:
-    """Give a record of a child to the handlers of this program that want it; return it."""
+def one_line(logged: Logged) -> str:
+    """Return a record in short."""
+    level, name, message = (logged.fields.get(field, "?") for field in ("levelname", "name", "msg"))
+    return f"{level} {name}: {message}"
+
+
+def hand_on(logged: Logged) -> None:
+    """Give a record of a child to the handlers of this program that want it. Blocks as long as they do."""
     record = logging.makeLogRecord(logged.fields)
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
-    return record

@@ -186,6 +186,8 @@ class Broker(ABC):
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
         """Say that the worker is alive; return what it should know since the last call.
 
+        Nothing about an assignment comes before the assignment itself.
+
         Raises:
             UnknownWorkerError: there is no such worker.
         """

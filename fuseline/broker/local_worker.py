@@ -268,10 +268,12 @@ class LocalWorker:
         return report, None
 
     def take_notices(self) -> list[Notice]:
-        """Return what the worker should know since the last call."""
+        """Return what the worker should know since the last call, but for what is about assignments to come."""
         with self._lock:
-            notices, self._notices = self._notices, []
-        return notices
+            to_come = {each.token for each in self._assignments}
+            notices = self._notices
+            self._notices = [each for each in notices if getattr(each, "token", None) in to_come]
+            return [each for each in notices if getattr(each, "token", None) not in to_come]
 
     def close(self) -> None:
         """Say goodbye, unless the broker was left before."""

@@ -157,6 +157,8 @@ class Outcomes:
         resume = f"fuseline resume {record.instance_id} {self._target}{self._store}"
         if record.state is State.FAILED:
             self._say(f"  what happened:  fuseline story {record.instance_id}{self._store}")
+            for step in record.failed[:1]:
+                self._say(f"  the error:      fuseline show {record.instance_id} {shlex.quote(step)}{self._store}")
         if record.state in (State.FAILED, State.CANCELLED):
             self._say(f"  try again:      {resume}")
         elif not record.state.is_settled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import selectors
 import time
@@ -10,12 +9,10 @@ from collections.abc import Collection
 from typing import Any
 
 from fuseline.executors.pump import Pump
-from fuseline.logs import Logged, hand_on
+from fuseline.logs import Logged, one_line
 from fuseline.processes.output import Output
 
 __all__ = ["Listener"]
-
-_log = logging.getLogger("fuseline")
 
 #: Seconds in which nothing is read, when it is more than can be shown.
 _PAUSE = 0.05
@@ -36,6 +33,7 @@ class Listener:
         self._selector = selector
         self._pump = pump
         self._key = key
+        self.resume_at: float | None = None  #: when to hear the pipe again, which was left alone since the child logs
         self._marked: Collection[int] = ()
         self._last_words = ""
 
@@ -69,14 +67,18 @@ class Listener:
             self._selector.unregister(fd)
 
     def log(self, logged: Logged) -> None:
-        """Give a record to the handlers of this program, and keep it for its attempt."""
-        try:
-            record = hand_on(logged)
-            text = f"{record.levelname} {record.name}: {record.getMessage()}"
-        except Exception as error:  # of a filter of the user's; or a step has made up a record
-            _log.error("a log record of a child process cannot be handed on: %r", error)
-        else:
-            self.output.note(text)
+        """Have a record given to the handlers of this program, and keep it for its attempt."""
+        self._pump.hand_on(logged)
+        self.output.note(one_line(logged))
+        if self._pump.is_full:
+            self.resume_at = time.monotonic() + _PAUSE
+
+    def may_resume(self, now: float) -> bool:
+        """Return whether the pipe is to be heard again, and if so, forget that it was not."""
+        if self.resume_at is None or now < self.resume_at:
+            return False
+        self.resume_at = now + _PAUSE if self._pump.is_full else None
+        return self.resume_at is None
 
     def expect(self, marked: Collection[int]) -> None:
         """Take note that the end of the attempt whose report comes next was marked in these streams."""

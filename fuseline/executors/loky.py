@@ -62,8 +62,8 @@ class LokyExecutor(Executor):
         grace: seconds between SIGTERM and SIGKILL.
         isolation: whether each step finds its child process as the one before it has found it. What an attempt changes
             is undone (working directory, umask, environment, signal handlers and timers, ``sys.path``, standard
-            streams, resource limits), and a child in which it leaves a thread or a descriptor is replaced. What a
-            ``setup()`` changes or leaves stays, for the attempts of its step.
+            streams, resource limits), and a child in which it leaves a thread, a descriptor or a process is replaced.
+            What a ``setup()`` changes or leaves stays, for the attempts of its step.
         seeds: whether ``random`` and ``numpy.random`` are seeded for each attempt, from ``current_run().seed``.
         max_steps_per_child: attempts after which a child is replaced; None for any number.
         max_child_memory: bytes of resident memory after an attempt, above which its child is replaced; None for any.

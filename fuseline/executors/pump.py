@@ -1,38 +1,47 @@
-"""Pump: writes what children print to the standard streams of this program.
+"""Pump: writes what children print to the standard streams of this program, and hands on what they log.
 
 In a thread, because a terminal may have been stopped, or what reads us may be slow, and then the deadlines of steps
-must still be kept. It holds little: when it is full, children that print have to wait.
+must still be kept. It holds little: when it is full, children that print or log have to wait.
 """
 
 from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
 import select
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from fuseline.logs import Logged, hand_on
 
 __all__ = ["Pump"]
 
+_log = logging.getLogger("fuseline")
+
 #: Bytes; with more at hand, nothing more is read from children.
 _FULL = 256 * 1024
+#: Bytes for which a log record counts.
+_SIZE_OF_RECORD = 500
 #: Seconds after which nobody waits any more for a reader that takes nothing.
 _PATIENCE = 2.0
 
 
 class Pump:
-    """Takes what was printed, and returns at once. Its thread starts with the first text.
+    """Takes what was printed or logged, and returns at once. Its thread starts with the first of it.
 
     It writes to what ``sys.stdout`` and ``sys.stderr`` are at that moment, a notebook's or a test's, say.
     """
 
     def __init__(self) -> None:
-        self._texts: deque[tuple[int, bytes]] = deque()
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  #: its size in bytes, and what does it
         self._size = 0
-        self._count = 0  #: texts that were written
+        self._count = 0  #: what was done
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -40,9 +49,16 @@ class Pump:
 
     def put(self, stream: int, text: bytes) -> None:
         """Write to standard output (0) or standard error (1)."""
+        self._add(len(text), partial(self._show, stream, text))
+
+    def hand_on(self, logged: Logged) -> None:
+        """Give a record to the handlers of this program."""
+        self._add(_SIZE_OF_RECORD, partial(_hand_on, logged))
+
+    def _add(self, size: int, deed: Callable[[], None]) -> None:
         with self._changed:
-            self._texts.append((stream, text))
-            self._size += len(text)
+            self._waiting.append((size, deed))
+            self._size += size
             self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="fuseline-output", daemon=True)
@@ -73,18 +89,21 @@ class Pump:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._texts or self._is_closed)
-                if not self._texts:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if not self._waiting:
                     return
-                stream, text = self._texts.popleft()
-            try:
-                self._write(sys.stderr if stream else sys.stdout, self._decoders[stream], text)
-            except (OSError, ValueError, AttributeError):  # it is closed, or whoever read it has gone
-                pass
+                size, deed = self._waiting.popleft()
+            deed()
             with self._changed:
-                self._size -= len(text)
+                self._size -= size
                 self._count += 1
                 self._changed.notify_all()
+
+    def _show(self, stream: int, text: bytes) -> None:
+        try:
+            self._write(sys.stderr if stream else sys.stdout, self._decoders[stream], text)
+        except (OSError, ValueError, AttributeError):  # it is closed, or whoever read it has gone
+            pass
 
     def _write(self, target: Any, decoder: codecs.IncrementalDecoder, text: bytes) -> None:
         """Write bytes as they are where that can be, else as text."""
@@ -99,6 +118,13 @@ class Pump:
             target.flush()
             buffer.write(text)
         target.flush()
+
+
+def _hand_on(logged: Logged) -> None:
+    try:
+        hand_on(logged)
+    except BaseException as error:  # of a handler or filter of the user's; or a step has made up a record
+        _log.error("a log record of a child process cannot be handed on: %r", error)
 
 
 def _write_all(fd: int, text: bytes) -> None:

@@ -111,7 +111,7 @@ class Slot:
         self._close_by: float | None = None  #: when a child that was told to close is ended
         self._is_tainted = False  #: whether another child is to take the place of this one
         self._is_closing = False  #: whether no child is to come after this one
-        self._failed_run: str | None = None  #: a run of which the child begins nothing of what waits there
+        self._failed_runs: set[str] = set()  #: of which the child begins nothing of what waits there
         self._wants_write = False
         self._listener = Listener(desk.selector, desk.pump, self)  #: to the child
         self._rests_until = 0.0  #: when to try again to start a child
@@ -161,7 +161,7 @@ class Slot:
         """Return when ``look`` must be called even if nothing comes in, in monotonic seconds."""
         behind = self._patient_until if len(self.queue) > 1 else None
         memory = None if self._memory is None else self._memory.due
-        times = (self._due, behind, memory, self._listener.due)
+        times = (self._due, behind, memory, self._listener.due, self._listener.resume_at)
         return min((when for when in times if when is not None), default=None)
 
     # -- assignments --------------------------------------------------------------------------------------------------
@@ -184,8 +184,15 @@ class Slot:
         self._listener.output = child.output
         self._listener.listen()
         self._wants_write = False
-        self._desk.selector.register(child.fileno(), selectors.EVENT_READ, (self, "pipe"))
+        self._listen()
         self._desk.selector.register(child.exit_fd, selectors.EVENT_READ, (self, "exit"))
+
+    def _listen(self) -> None:
+        """Hear what comes through the pipe of the child, from now on or again."""
+        assert self.child is not None
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wants_write else 0)
+        if self.child.fileno() not in self._desk.selector.get_map():
+            self._desk.selector.register(self.child.fileno(), events, (self, "pipe"))
 
     def put(self, assignment: StepAssignment) -> None:
         """Accept an assignment for the child, which gets it with the next ``flush``."""
@@ -213,8 +220,8 @@ class Slot:
         """Set the times of the assignment that is the first of the queue now."""
         first = self.queue[0] if self.queue else None
         if first is None:
-            self._failed_run = None
-        elif first.instance_id != self._failed_run:
+            self._failed_runs.clear()
+        elif first.instance_id not in self._failed_runs:
             self._desk.begun.append(first.token)
         self._begin_by = now + _BEGINNING_ALLOWANCE
         self._due = None if first is None else min(now + (first.timeout or math.inf), self._begin_by)
@@ -246,7 +253,7 @@ class Slot:
         if self.child is None:
             return  # its pipe and its exit were in the same batch
         if isinstance(what, int):
-            if not self.child.channel.has_ended:
+            if not self.child.channel.has_ended and self._listener.resume_at is None:
                 self._read()  # first, or what comes after a report would be taken for what was before it
             self._listener.read(what)
             return
@@ -266,10 +273,11 @@ class Slot:
         except EncodingError as error:
             self._cannot_send(error)
             wants = True
-        if wants != self._wants_write and child.fileno() in selector.get_map():
+        if wants != self._wants_write:
             self._wants_write = wants
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants else 0)
-            selector.modify(child.fileno(), events, (self, "pipe"))
+            if child.fileno() in selector.get_map():
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants else 0)
+                selector.modify(child.fileno(), events, (self, "pipe"))
 
     def _cannot_send(self, error: EncodingError) -> None:
         """Fail an assignment that cannot be encoded, for a reason that nobody has thought of."""
@@ -292,6 +300,8 @@ class Slot:
             self._end(Outcome.LOST)
             self._unregister([child.fileno()])
             return
+        if self._listener.resume_at is not None:
+            self._unregister([child.fileno()])  # until what it logs was handed on
         if child.channel.has_ended:
             self._unregister([child.fileno()])  # it would be readable for ever; the exit is still to come
             if not child.has_exited() and not child.is_ending:
@@ -330,7 +340,7 @@ class Slot:
             output = self._listener.finish(message.token)
             self._desk.reports.append(explained(message, first, self.child.pid, output))
             if stops_run(first, message):
-                self._failed_run = first.instance_id
+                self._failed_runs.add(first.instance_id)
                 self.child.channel.put(Heard(first.instance_id))
                 self._watch()
             self._last_step = (first.workflow_id, first.step_name)
@@ -347,6 +357,8 @@ class Slot:
         """Act on what is due at ``now``."""
         if now >= self._listener.due and self.child is not None:
             self._listener.listen()
+        if self._listener.may_resume(now) and self.child is not None and not self.child.channel.has_ended:
+            self._listen()
         if len(self.queue) > 1 and self._patient_until is not None and now >= self._patient_until:
             if self.child is not None and self.child.stamp.read().token == self._last_token:
                 self._patient_until = now + _PATIENCE  # the first is still on its way there: it may be large
@@ -430,6 +442,8 @@ class Slot:
                 fault,
             )
         self._is_tainted = True
+        if fault and self.child is not None:
+            self.child.list_started()
         self.take_back()
         if not self.queue and self._close_by is None:
             self._close()

@@ -9,15 +9,20 @@ The end of a child, whoever wants it::
     it ends by itself: ─────────────────────────▲
 
 Signals go out before the child is reaped: until then its number, which is also that of its group, cannot be used again.
+If somebody else has reaped it, none goes to a process that has this number now.
+
+Just before SIGKILL everything is stopped, so that nothing is started while it is listed what there is to kill.
 All of this is driven by ``advance``, which never blocks, so that many children can end side by side.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import select
 import signal
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from multiprocessing import Pipe
@@ -84,6 +89,7 @@ class Child(Generic[M]):
             guardian.watch(self.pid)
             self._exit_fd: int = _open_exit_fd(self._process)
             undo.pop_all()
+        _there.add(self)
         os.set_blocking(self._connection.fileno(), False)
         self.channel: Channel[M, Any] = Channel(self._connection.fileno(), incoming)
         self.returncode: int | None = None  #: as of ``waitpid``: negative for a signal; None if unknown
@@ -125,10 +131,29 @@ class Child(Generic[M]):
     def end(self, now: float, grace: float) -> None:
         """Begin to end the process and everything it started: SIGTERM now, SIGKILL after ``grace`` seconds."""
         if self._kill_at is None:
-            self._tree = descendants(self.pid)
+            self.list_started()
             self._kill_at = now + grace
-            signal_group(self.pid, signal.SIGTERM)
-            signal_group(self.pid, signal.SIGCONT)  # a stopped process acts on no other signal
+            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGCONT)  # a stopped process acts on no other signal
+
+    def list_started(self) -> None:
+        """Take note of what the process has started by now, so that it goes too, in whatever group it is."""
+        known = set(self._tree)
+        self._tree += [process for process in descendants(self.pid) if process not in known]
+
+    def _signal(self, number: int) -> None:
+        if self._is_ours():
+            signal_group(self.pid, number)
+
+    def _is_ours(self) -> bool:
+        """Return whether our number cannot be that of another process."""
+        if self._reaped or not hasattr(os, "waitid"):
+            return not self._reaped
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # the program waits for any process, or ignores SIGCHLD
+            return not psutil.pid_exists(self.pid)
+        return True
 
     def advance(self, now: float) -> float | None:
         """Bring the end forward as far as it goes without waiting, and set ``is_gone`` when it is complete.
@@ -146,7 +171,10 @@ class Child(Generic[M]):
             gentle = exited and self._kill_at is not None and now < self._kill_at
             if gentle and (others := group_members(self.pid)) and others != [self.pid]:
                 return now + _LOOK  # the child is dead, and what it started still has its grace
-            signal_group(self.pid, signal.SIGKILL)
+            if not exited:
+                self._signal(signal.SIGSTOP)
+                self.list_started()
+            self._signal(signal.SIGKILL)
             kill_processes(self._tree)
             self._give_up_at = now + _PATIENCE
         if not exited and not self.has_exited():
@@ -175,6 +203,7 @@ class Child(Generic[M]):
 
     def _let_go(self) -> None:
         self.is_gone = True
+        _there.discard(self)
         guardian.forget(self.pid)
         os.close(self._exit_fd)
         self._connection.close()
@@ -184,6 +213,28 @@ class Child(Generic[M]):
         if self._reaped:
             self._process.join()  # returns at once; multiprocessing drops it from its list of children
         self._process = None  # with the last reference, loky closes its own descriptor
+
+    def kill_and_wait(self) -> None:
+        """Kill the process and its group, and wait until it is dead."""
+        self._signal(signal.SIGKILL)
+        self._process.join()
+
+
+_there: weakref.WeakSet[Child[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what is still there when the program exits without having closed its pool."""
+    for child in list(_there):
+        child.kill_and_wait()
+
+
+def _after_fork_in_child() -> None:
+    _there.clear()  # they are of the program
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _open_exit_fd(process: Any) -> int:

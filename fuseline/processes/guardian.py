@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def release() -> None:
             _link.close()
             _link = None
             _shown.clear()
+            process.send_signal(signal.SIGCONT)  # somebody may have stopped it
             process.wait()
             if _starter is not None:
                 _starter.shutdown()

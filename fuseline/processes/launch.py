@@ -7,8 +7,8 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import set_spawning_popen
 from typing import Any
@@ -30,11 +30,9 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], environment: Mapp
 
     Ctrl-C waits there until it has left the terminal: before that, it could only make noise.
     """
-    # daemon: if this program exits without closing, multiprocessing ends it instead of waiting for it.
     process = _Process(
         target=target,
         args=args,
-        daemon=True,
         env={**safe_path_environment(), **environment},
         name="fuseline-child",
     )
@@ -43,11 +41,22 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], environment: Mapp
             tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with redirect_stdout(sys.stdout or io.StringIO()), redirect_stderr(sys.stderr or io.StringIO()):
-            process.start()  # flushes both, which a program without a terminal may not have
+        with _streams():
+            process.begin()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Lend a program that has no standard output or error, which are flushed before a start, something to flush."""
+    with ExitStack() as stack:
+        if sys.stdout is None:
+            stack.enter_context(redirect_stdout(io.StringIO()))
+        if sys.stderr is None:
+            stack.enter_context(redirect_stderr(io.StringIO()))
+        yield
 
 
 class _Popen(Popen):  # type: ignore[misc]  # loky has no types
@@ -79,6 +88,17 @@ class _Popen(Popen):  # type: ignore[misc]  # loky has no types
 
 
 class _Process(LokyProcess):  # type: ignore[misc]
+    def begin(self) -> None:
+        """Start the process, which multiprocessing need not know of.
+
+        ``start`` would have it among ``multiprocessing.active_children()``, which reaps whatever has ended: then its
+        number could be somebody else's when we send it a signal. And it refuses where the program is itself a daemonic
+        process, which could not see to the end of its children; ours end all the same.
+        """
+        self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
+        del self._target, self._args, self._kwargs  # what the child has got
+
     @staticmethod
     def _Popen(process: Any) -> _Popen:  # noqa: N802 - multiprocessing's name for it
         return _Popen(process)

@@ -14,13 +14,16 @@ from fuseline.messages import AttemptReport, Outcome, Payload, StepAssignment
 from fuseline.policies import MemoryLimitPolicy, StepTimeoutPolicy
 from fuseline.step import Step
 from fuseline.testing.gate import HANG, Gate
-from fuseline.testing.promise import Contract
+from fuseline.testing.promise import BrokenPromise, Contract
 from fuseline.testing.watchdog import Hung
 from fuseline.values import Value
 from fuseline.wakeup import wait_readable
 from fuseline.workflow import Workflow
 
 __all__ = ["Bench", "BenchContract", "error_of", "is_running", "result_of"]
+
+#: What every test relies on.
+EXACTLY_ONE = "each accepted assignment gives exactly one report"
 
 
 class Bench:
@@ -66,11 +69,12 @@ class Bench:
         """Return the reports that are there, by token.
 
         Raises:
-            AssertionError: one is the second for its assignment.
+            BrokenPromise: one is the second for its assignment.
         """
         reports: dict[int, AttemptReport] = {}
         for report in self.executor.poll():
-            assert report.token not in self._reported, f"a second report on assignment {report.token}: {report!r:.300}"
+            if report.token in self._reported:
+                raise BrokenPromise(EXACTLY_ONE, f"a second report on assignment {report.token}: {report!r:.300}")
             self._reported[report.token] = reports[report.token] = report
         return reports
 
@@ -78,14 +82,14 @@ class Bench:
         """Drive the executor until ``count`` reports are there; return them by token.
 
         Raises:
-            AssertionError: they did not come, or more than one came for an assignment.
+            BrokenPromise: they did not come, or more than one came for an assignment.
         """
         reports: dict[int, AttemptReport] = {}
         give_up = time.monotonic() + self.patience
         while len(reports) < count:
             self._wait(give_up)
             if time.monotonic() >= give_up:
-                raise AssertionError(self._missing(len(reports), count))
+                raise self._missing(len(reports), count)
             reports |= self.poll()
         return reports
 
@@ -94,10 +98,13 @@ class Bench:
         until = self.executor.deadline()
         wait_readable([self.executor.fileno()], min(give_up, give_up if until is None else until) - time.monotonic())
 
-    def _missing(self, number: int, count: int) -> str:
+    def _missing(self, number: int, count: int) -> BrokenPromise:
         what = f"{number} of {count} reports after {self.patience:g} s"
         late = len(self.executor.poll())
-        return what if not late else f"{what}; poll() had {late} more, but fileno() or deadline() had not said so"
+        if late:
+            seen = f"{what}; poll() had {late} more, but fileno() or deadline() had not said so"
+            return BrokenPromise("fileno() or deadline() says when poll() has something to do", seen)
+        return BrokenPromise(EXACTLY_ONE, f"{what}. Has the process or thread of an attempt died without a report?")
 
     def run(self, step: Step, **arguments: Any) -> AttemptReport:
         """Submit one attempt and return its report."""

@@ -242,7 +242,7 @@ class ReportsContract(OfficeContract):
     def _await_retry(self, office: Office, worker: str, wait: float) -> StepAssignment:
         """Return the retry when it is given out; fail if it is before its time."""
         if self.clock is None:
-            again = office.broker.get_step(worker, timeout=office.patience)
+            again = office.await_step(worker)
         else:
             for part in (0.0, wait / 2):
                 self.clock.advance(part)
@@ -254,6 +254,17 @@ class ReportsContract(OfficeContract):
             again = office.broker.get_step(worker)
         assert again is not None, "the retry was not given out when its time had come"
         return again
+
+    @promise("what an attempt has printed is what was reported of it")
+    def test_the_output_of_an_attempt_is_kept(self) -> None:
+        with self.office() as office:
+            schema = office.schema("a", policies={"a": [RetryPolicy(1)]})
+            worker = office.worker(schema)
+            run = office.broker.dispatch_workflow(schema)
+            office.report(worker, office.take(worker), State.FAILED, output="no\n")
+            office.report(worker, office.take(worker), State.SUCCEEDED, output="yes\n")
+            expect("the output of attempt 1", office.broker.get_output(run, "a", 1), "no\n")
+            expect("the output of the last attempt", office.broker.get_output(run, "a"), "yes\n")
 
     @promise("a run whose retry waits is not settled: unsettled() counts it")
     def test_a_waiting_retry_is_not_settled(self) -> None:

@@ -102,6 +102,20 @@ class Office:
         assert assignment is not None, "get_step() gave nothing, though a step is ready"
         return assignment
 
+    def await_step(self, worker: str) -> StepAssignment | None:
+        """Return the next step that the worker is given, waiting as an engine does; None if there is none."""
+        give_up = time.monotonic() + self.patience
+        news = self.broker.news(worker)
+        while True:
+            news.clear()
+            assignment = self.broker.get_step(worker)
+            if assignment is not None:
+                return assignment
+            left, due = give_up - time.monotonic(), self.broker.next_due(worker)
+            has_come = wait_readable([news.fileno()], left if due is None else min(due, left))
+            if not has_come and (due is None or due > left):
+                return None
+
     def report(self, worker: str, assignment: StepAssignment, state: State, **fields: Any) -> ReportAnswer:
         return self.broker.report_step(worker, report_of(assignment, state, **fields))
 

@@ -187,11 +187,16 @@ class Hold(Step):
 
 
 class HoldWithChild(Step):
-    """Starts a process that would run for an hour, enters a gate with its pid and that process's, and waits there."""
+    """Starts two processes that would run for an hour, enters a gate with its pid and theirs, and waits there.
+
+    The second one has a session of its own, and so is in no group of the first.
+    """
 
     def run_step(self, gate: Gate) -> None:
-        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-        gate.enter(f"{os.getpid()} {process.pid}")
+        command = [sys.executable, "-c", "import time; time.sleep(3600)"]
+        process = subprocess.Popen(command)
+        other = subprocess.Popen(command, start_new_session=True)
+        gate.enter(f"{os.getpid()} {process.pid} {other.pid}")
 
 
 class TakeMemory(Step):

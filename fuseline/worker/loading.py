@@ -7,7 +7,9 @@ would do it again: without end, until the machine has no memory left.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from types import FrameType
 
 from fuseline.errors import WorkflowError
 
@@ -35,6 +37,14 @@ def check_not_loading() -> None:
     """
     if _is_loading:
         raise WorkflowError(
-            "a module runs a workflow while it is imported. A child process imports it for the steps in it, and would "
-            'run the workflow again. Put that part of the module under `if __name__ == "__main__":`.'
+            f"{_importing()} runs a workflow while it is imported. A child process imports it for the steps in it, and "
+            'would run the workflow again. Put that part of the module under `if __name__ == "__main__":`.'
         )
+
+
+def _importing() -> str:
+    """Return the innermost module that is being imported, and the line it is at."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return "a module" if frame is None else f"module {frame.f_globals['__name__']!r}, line {frame.f_lineno},"

@@ -2,7 +2,7 @@
 
 A picture of the surroundings is taken before the first attempt, and again after the ``setup`` of each step, which may
 change what it likes for that step. After an attempt everything is put back. What nobody can put back is a reason to end
-the process: a thread or a descriptor that the attempt has left, say. Who else uses that, nobody can tell.
+the process: a thread, a descriptor or a process that the attempt has left. Who else uses that, nobody can tell.
 
 Seen is what Python code changes by the usual means; C code that changes the handler of a signal is not.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # ``signal`` makes an enum of each handler: ten times slower
 import _thread
+import contextlib
 import gc
 import os
 import signal
@@ -104,7 +105,7 @@ class Surroundings:
 
 
 class Resources:
-    """The threads and descriptors that this process has when this is made."""
+    """The threads, descriptors and processes that this process has when this is made."""
 
     def __init__(self) -> None:
         self.accept()
@@ -115,6 +116,7 @@ class Resources:
         self._thread_count = _thread._count()
         self._descriptors = _descriptors()
         self._lowest_free = _lowest_free()
+        self._processes = _processes() if _has_processes() else {}
 
     def left_over(self) -> str:
         """Say what else there is now, such as ``"thread 'pump' running"``; empty if nothing.
@@ -126,6 +128,8 @@ class Resources:
             return f"{threads} running"
         if _lowest_free() != self._lowest_free and (descriptors := self._new_descriptors()):
             return descriptors
+        if _has_processes() and (processes := self._new_processes()):
+            return processes
         return ""
 
     def has_threads(self) -> bool:
@@ -155,6 +159,39 @@ class Resources:
         opened = [f"descriptor {fd} ({what}) open" for fd, what in now.items() if before.get(fd) != what]
         closed = [f"descriptor {fd} closed" for fd in before.keys() - now.keys()]
         return _listed(opened + closed)
+
+    def _new_processes(self) -> str:
+        if "subprocess" in sys.modules:
+            sys.modules["subprocess"]._cleanup()  # waits for those that have ended, and that nobody has any more
+        if "multiprocessing.process" in sys.modules:
+            sys.modules["multiprocessing.process"]._cleanup()
+        if not _has_processes():
+            return ""
+        new = {pid: name for pid, name in _processes().items() if pid not in self._processes}
+        return _listed([f"process {pid} ({name}) running" for pid, name in new.items()])
+
+
+def _has_processes() -> bool:
+    """Return whether this process has children, ended or not; False where the system cannot tell."""
+    if not hasattr(os, "waitid"):
+        return False
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _processes() -> dict[int, str]:
+    """Return the children of this process that have not ended, and their names."""
+    import psutil  # imported late: most steps have no children
+
+    processes = {}
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                processes[child.pid] = child.name()
+    return processes
 
 
 def _environ() -> dict[bytes, bytes]:

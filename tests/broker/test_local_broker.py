@@ -23,11 +23,12 @@ from fuseline.errors import (
     BrokerError,
     RunNotFinished,
 )
-from fuseline.messages import ReportStatus, StepReport
+from fuseline.messages import KillNotice, ReportStatus, StepReport
 from fuseline.policies import RetryPolicy
 from fuseline.states import State
 from fuseline.testing import Gate
 from fuseline.testing.gate import HANG
+from fuseline.wakeup import wait_readable
 
 from .conftest import wait_gone
 from .workflows import Double, Fail, Log, adding, starts
@@ -92,6 +93,25 @@ def test_the_printed_loop_of_a_custom_worker_works(broker: LocalBroker) -> None:
         assert broker.report_step(worker_id, report).status is ReportStatus.STALE
     assert broker.result(run) == 22
     broker.unregister_worker(worker_id)
+
+
+def test_nothing_about_an_assignment_comes_before_it(broker: LocalBroker) -> None:
+    workflow = adding()
+    worker = broker.register_worker([workflow.to_schema()])
+    news = broker.news(worker)
+    assert broker.trade(worker, [], 1).assignments == []
+    run = broker.dispatch_workflow(workflow.to_schema(), {"a": 1})
+    wait_readable([news.fileno()], HANG)  # it is there
+    news.clear()
+    assert broker.cancel(run)
+    while not broker._workers[worker]._notices:  # and nobody wants it any more
+        assert wait_readable([news.fileno()], HANG)
+        news.clear()
+    assert broker.keep_alive(worker) == []
+    [assignment] = broker.trade(worker, [], 0).assignments
+    assert broker.keep_alive(worker) == [KillNotice(assignment.token)]
+    assert broker.keep_alive(worker) == []
+    broker.unregister_worker(worker)
 
 
 def test_a_closed_broker_says_so(broker: LocalBroker) -> None:

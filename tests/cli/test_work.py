@@ -70,7 +70,7 @@ def test_ways_on_name_a_store_that_is_not_the_usual_one(call: Call) -> None:
     said = call(
         "run", "pipeline.py:etl", "-i", "path=a", "-i", "title=bad", "--executor", "inline", "--store", "o k.db"
     )
-    assert said.err.count(" --store 'o k.db'\n") == 2
+    assert said.err.count(" --store 'o k.db'\n") == 3
 
 
 def test_ways_on_can_be_copied(call: Call) -> None:

@@ -203,6 +203,16 @@ class LosesCauses(MemoryBroker):
         return super().report_step(worker_id, msgspec.structs.replace(report, error=error))
 
 
+class NeverTellsOfRetries(MemoryBroker):
+    def next_due(self, worker_id: str) -> float | None:
+        return None
+
+
+class LosesOutputs(MemoryBroker):
+    def get_output(self, instance_id: str, step_name: str, attempt: int | None = None) -> str:
+        return ""
+
+
 class LosesAnswers(MemoryBroker):
     def trade(self, worker_id: str, reports: Sequence[StepReport], room: int) -> Traded:
         return Traded((), super().trade(worker_id, reports, room).assignments)

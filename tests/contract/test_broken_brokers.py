@@ -25,6 +25,13 @@ PLANTS = [
     (broken.LoadsValues, "values_are_opaque", "values are opaque", "UnpicklingError"),
     (broken.RetriesTooEarly, "a_retry_waits_in_the_broker", "a retry waits in the broker", "the retry came after"),
     (broken.NeverRetries, "a_retry_waits_in_the_broker", "a retry waits in the broker", "was not given out when"),
+    (
+        broken.NeverTellsOfRetries,
+        "a_retry_waits_in_the_broker",
+        "a retry waits in the broker",
+        "was not given out when",
+    ),
+    (broken.LosesOutputs, "the_output_of_an_attempt_is_kept", "what an attempt has printed", "'', not 'no"),
     (broken.KeepsWhatAWorkerHeld, "what_a_worker_held_goes_to_another", "goes to another", "it was given to nobody"),
     (broken.UsesUpRetriesOfTheDead, "what_a_worker_held_goes_to_another", "uses up no retry", "{0: 1}"),
     (broken.RepeatsNotices, "a_cancellation_is_told_once", "is told once", "the notices after that"),

@@ -10,6 +10,7 @@ from fuseline.testing import ExecutorContract
 from . import broken_executors as broken
 from .trial import broken_promise
 
+SAYS_WHEN = "fileno() or deadline() says when poll() has something to do"
 EXACTLY_ONE = "each accepted assignment gives exactly one report"
 NOT_PICKLED = "a result that cannot be pickled gives a failed report that names step and object"
 LEAVES_NOTHING = "close() leaves no process, thread, descriptor or semaphore"
@@ -23,19 +24,19 @@ PLANTS = [
     (broken.TriesAgain, "a_failure_is_reported_and_not_tried_again", "never tries again", "2, not 1"),
     (broken.DropsDecisions, "the_policies_of_the_step_decide_where_it_ran", "the report says what", "without a deci"),
     (broken.DropsTracebacks, "an_exception_comes_back_with_its_traceback", "the traceback of where", "is ''"),
-    (broken.HangsOnWhatCannotBePickled, "a_result_that_cannot_be_pickled_fails_its_step_by_name", NOT_PICKLED, "0 of"),
+    (broken.HangsOnWhatCannotBePickled, "a_result_that_cannot_be_pickled_fails_its_step_by_name", EXACTLY_ONE, "0 of"),
     (broken.RaisesOnWhatCannotBePickled, "a_result_that_cannot_be_pickled_fails_its_step_by_name", NOT_PICKLED, "Type"),
     (broken.PicklesLate, "a_step_that_cannot_be_pickled_is_refused_at_start", "is refused by start()", "took a step"),
     (broken.BlocksInSubmit, "submit_and_poll_return_while_a_step_runs", "submit() returns at once", ".submit() ("),
     (broken.RunsInSubmit, "only_poll_runs_steps_in_the_caller", "runs none; poll() does", "before poll()"),
     (broken.BlocksInPoll, "submit_and_poll_return_while_a_step_runs", "submit() returns at once", ".poll() ("),
-    (broken.TakesTheFirstOnly, "takes_several_at_once", "several assignments may be submitted", "1 of 2 reports"),
+    (broken.TakesTheFirstOnly, "takes_several_at_once", EXACTLY_ONE, "1 of 2 reports"),
     (broken.HasAlwaysRoom, "an_assignment_takes_room_from_submit_to_report", "one of free_slots()", "2, not 1"),
     (broken.NeverHasRoom, "an_assignment_takes_room_from_submit_to_report", "one of free_slots()", "is 0 when nothing"),
     (broken.RunsOneAtATime, "slots_work_side_by_side", "run side by side", "no step has entered"),
     (broken.BeginsTwice, "begun_names_what_runs_once", "names each assignment once", "[1, 2], not []"),
     (broken.RecallsWhatRuns, "recall_gives_back_what_was_not_begun", "the rest goes on", "not {}"),
-    (broken.NeverReadable, "returns_the_result", "what a step returns is in the report", "fileno() or deadline() had"),
+    (broken.NeverReadable, "returns_the_result", SAYS_WHEN, "poll() had 1 more"),
     (broken.AlwaysReadable, "fileno_stays_and_becomes_quiet", "not readable once", "nothing came of it"),
     (broken.ChangesItsDescriptor, "fileno_stays_and_becomes_quiet", "the same descriptor", "fileno(): "),
     (broken.ReportsTheKilledThatWasNot, "a_kill_does_nothing_where_the_executor_cannot", "cannot kill", "KILLED"),
@@ -70,7 +71,7 @@ KILLERS = [
     ),
     (broken.EndsTooEarly, "a_timeout_ends_a_loop", "an attempt that runs longer than its timeout is ended"),
     (broken.SaysThatItCrashed, "a_step_that_takes_too_much_memory_is_ended", "ends a step whose process uses more"),
-    (broken.ReportsEachKill, "a_kill_at_once_and_twice_gives_one_report", "gives one report, however often"),
+    (broken.ReportsEachKill, "a_kill_at_once_and_twice_gives_one_report", EXACTLY_ONE),
     (broken.KillsAll, "siblings_of_a_killed_assignment_carry_on_or_are_lost", "leaves its siblings to carry on"),
     (broken.HidesItsProcesses, "processes_show_themselves_in_the_workplace", "shows itself in the workplace"),
 ]

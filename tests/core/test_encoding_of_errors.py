@@ -196,7 +196,7 @@ def test_an_exception_that_cannot_travel_is_stood_in_for(error, message, reason)
     assert reason in str(copy)
     assert str(copy).startswith(f"step 'fit' of run r1 (attempt 2) raised {copy.type_name}: {copy.original_message} ")
     assert (copy.step_name, copy.instance_id, copy.attempt) == ("fit", "r1", 2)
-    assert "Make the exception picklable" in str(copy)
+    assert "make it picklable: give all arguments of its __init__ to super().__init__" in str(copy)
     assert "in raised" in str(copy.__cause__)
 
 

@@ -6,12 +6,14 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuseline import MemoryBroker, ProcessEngine, RunFailed, State, Step, StepCrashed, Workflow, current_run
+from fuseline.broker.base import Traded
 from fuseline.errors import (
     NotPicklableError,
     RemoteStepError,
@@ -200,6 +202,26 @@ def test_cancel_kills_what_runs_with_all_it_started(gate: Gate) -> None:
         "Echo": State.CANCELLED,
     }
     assert not broker.cancel(run)
+
+
+class CancelsOnTheWay(MemoryBroker):
+    """Somebody cancels a run when one of its steps is on its way to its engine."""
+
+    def trade(self, worker_id: str, reports: Sequence[StepReport], room: int) -> Traded:
+        traded = super().trade(worker_id, reports, room)
+        for assignment in traded.assignments:
+            self.cancel(assignment.instance_id)
+        return traded
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_what_is_cancelled_on_its_way_does_not_begin(tmp_path: Path, executor: str) -> None:
+    workflow = Workflow(outputs=[NoteOrder()])
+    broker = CancelsOnTheWay()
+    run = dispatch(broker, workflow, path=str(tmp_path / "began"), label="here")
+    ProcessEngine(broker, [workflow], processes=1, executor=executor).work()
+    assert broker.get_run(run).state is State.CANCELLED
+    assert not (tmp_path / "began").exists()
 
 
 def test_a_cancelled_task_cancels_its_run(gate: Gate) -> None:

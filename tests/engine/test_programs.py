@@ -104,7 +104,7 @@ def test_a_module_that_runs_a_workflow_on_import_does_not_do_so_in_children_of_c
         code, out, err = program.end()
     assert (code, out) == (1, "")
     assert "processes without end" not in err
-    assert "a module runs a workflow while it is imported" in err
+    assert "module 'first', line 14, runs a workflow while it is imported" in err
     assert err.rstrip().splitlines()[-1].startswith("fuseline.errors.RunFailed: ")
 
 

@@ -78,6 +78,13 @@ class Flood(Step):
         print("the end")
 
 
+class LogForEver(Step):
+    def run_step(self) -> None:
+        log = logging.getLogger("some.library")
+        while True:
+            log.warning("x" * 1000)
+
+
 class FloodForEver(Step):
     def run_step(self) -> None:
         while True:

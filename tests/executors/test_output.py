@@ -35,6 +35,7 @@ from .printing_steps import (
     FloodForEver,
     HandlesSigtermInAFork,
     Log,
+    LogForEver,
     LogInAFork,
     LogInASignalHandler,
     Print,
@@ -195,6 +196,29 @@ def test_a_flood_without_end_ends_at_its_timeout_though_nobody_reads() -> None:
         assert len(report.output) < KEPT + 5000
         assert result_of(bench.run(say, text="on")) == "on"
         drain(unread)
+
+
+def test_a_log_without_end_ends_at_its_timeout_though_its_handler_is_stuck() -> None:
+    step, say = LogForEver(policies=[StepTimeoutPolicy(0.5)]), Say()
+    goes_on = threading.Event()
+
+    class Stuck(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert goes_on.wait(HANG)
+
+    logger, stuck = logging.getLogger("some.library"), Stuck()
+    logger.addHandler(stuck)
+    try:
+        with Bench(LokyExecutor(2), step, say) as bench:
+            bench.submit(step)
+            assert result_of(bench.run(say, text="meanwhile")) == "meanwhile"
+            [report] = bench.collect(1).values()
+            assert report.outcome is Outcome.TIMED_OUT
+            assert bench.executor._desk.pump._size < 2_000_000  # it holds little
+            goes_on.set()
+    finally:
+        goes_on.set()
+        logger.removeHandler(stuck)
 
 
 @contextlib.contextmanager

@@ -57,3 +57,22 @@ class StartMany(Step):
         if then == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         stay()
+
+
+class LeaveOne(Step):
+    """Returns the pid of a process that stays, in a session of its own."""
+
+    def run_step(self) -> int:
+        return subprocess.Popen(SLEEP, start_new_session=True).pid
+
+
+class StartOneAtTheEnd(Step):
+    """When it is told to end it starts a process in a session of its own, notes its pid, and stays."""
+
+    def run_step(self, path: str) -> None:
+        def start(number: int, frame: object) -> None:
+            started = subprocess.Popen(SLEEP, start_new_session=True)
+            Path(path).write_text(str(started.pid))
+
+        signal.signal(signal.SIGTERM, start)
+        stay()

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from typing import Any
@@ -145,6 +146,7 @@ LEFT = {
     "daemon thread": "thread 'left' running",
     "descriptor": "(/dev/null) open",
     "pipe": "(pipe:",
+    "process": "(sleep) running",
 }
 
 DEEDS = UNDONE | {
@@ -152,4 +154,5 @@ DEEDS = UNDONE | {
     "daemon thread": lambda: start_thread(daemon=True),
     "descriptor": lambda: os.open(os.devnull, os.O_RDONLY),
     "pipe": os.pipe,
+    "process": lambda: subprocess.Popen(["sleep", "3600"]),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fuseline import StepCrashed, StepTimedOut, Workflow
+from fuseline import RunFailed, StepCrashed, StepTimedOut, Workflow
 from fuseline.errors import RunCancelled
 from fuseline.executors import LokyExecutor
 from fuseline.policies import StepTimeoutPolicy
@@ -24,7 +24,7 @@ from fuseline.testing.gate import HANG
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
 from arena import BROKERS, brokers, end_of, working
-from families import StartMany
+from families import LeaveOne, StartMany, StartOneAtTheEnd
 
 
 def processes_of(gate: Gate) -> list[int]:
@@ -84,3 +84,16 @@ def test_all_are_gone_when_the_executor_is_closed(gate: Gate, tmp_path: Path) ->
         bench.submit(step, gate=gate, path=str(tmp_path / "pids"), then="hang")
         pids = processes_of(gate)
     assert still_there(pids) == []
+
+
+def test_what_a_step_has_left_is_gone_when_its_child_is_replaced() -> None:
+    pid = Workflow(outputs=[LeaveOne()]).run(processes=1)
+    assert not is_running(pid)
+
+
+def test_what_a_step_starts_when_it_is_told_to_end_is_gone_too(tmp_path: Path) -> None:
+    workflow = Workflow(outputs=[StartOneAtTheEnd(policies=[StepTimeoutPolicy(0.5)])])
+    with pytest.raises(RunFailed) as caught:
+        workflow.run({"path": str(tmp_path / "pid")}, executor=LokyExecutor(1, grace=2.0))
+    assert isinstance(caught.value.__cause__, StepTimedOut)
+    assert not is_running(int((tmp_path / "pid").read_text()))

@@ -21,6 +21,7 @@ import msgspec
 import psutil
 import pytest
 
+from fuseline import Step, Workflow
 from fuseline.channel import Channel, incoming
 from fuseline.processes import guardian
 from fuseline.processes.child import Child
@@ -221,8 +222,54 @@ def test_who_does_not_end_after_sigkill_is_given_up(
     assert child.is_gone
     assert [record.getMessage().startswith(f"process {child.pid}, ") for record in caplog.records] == [True]
     os.killpg(child.pid, signal.SIGKILL)
-    while is_running(started) or multiprocessing.active_children():  # which reaps it when it has ended after all
+    os.waitpid(child.pid, 0)  # it has ended after all
+    while is_running(started):
         os.sched_yield()
+
+
+def test_multiprocessing_does_not_reap_children_whose_number_we_still_need() -> None:
+    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    select.select([child.exit_fd], [], [], HANG)
+    assert child.has_exited()
+    assert multiprocessing.active_children() == []  # which reaps what has ended of its own
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    drive_to_the_end(child)
+    assert child.returncode == 0
+
+
+def test_a_number_that_is_another_process_s_by_now_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    select.select([child.exit_fd], [], [], HANG)
+    os.waitpid(child.pid, 0)  # the program does so
+    signals: list[int] = []
+    monkeypatch.setattr("fuseline.processes.child.signal_group", lambda leader, number: signals.append(number))
+    with monkeypatch.context() as patch:
+        patch.setattr("psutil.pid_exists", lambda pid: True)
+        child.end(time.monotonic(), grace=0.0)
+        drive_to_the_end(child)
+    assert signals == []
+    assert child.returncode is None
+
+
+def start_a_pool(number: int) -> int:
+    class Double(Step):
+        def run_step(self, number: int) -> int:
+            return 2 * number
+
+    result: int = Workflow(outputs=[Double()]).run({"number": number}, processes=1)
+    return result
+
+
+def test_a_worker_of_a_multiprocessing_pool_may_have_children() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(start_a_pool, (4,)) == 8
+        pool.close()
+        pool.join()
+
+
+def test_a_guardian_that_was_stopped_ends_all_the_same() -> None:
+    assert guardian._process is not None
+    guardian._process.send_signal(signal.SIGSTOP)  # and the end of this test waits for it
 
 
 def test_a_descriptor_goes_to_a_child_while_that_is_started_and_at_no_other_time() -> None:
