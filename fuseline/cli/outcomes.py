@@ -157,8 +157,9 @@ class Outcomes:
         resume = f"fuseline resume {record.instance_id} {self._target}{self._store}"
         if record.state is State.FAILED:
             self._say(f"  what happened:  fuseline story {record.instance_id}{self._store}")
-            for step in record.failed[:1]:
-                self._say(f"  the error:      fuseline show {record.instance_id} {shlex.quote(step)}{self._store}")
+            if record.failed:  # not so if it took too long
+                step = shlex.quote(record.failed[0])
+                self._say(f"  the error:      fuseline show {record.instance_id} {step}{self._store}")
         if record.state in (State.FAILED, State.CANCELLED):
             self._say(f"  try again:      {resume}")
         elif not record.state.is_settled:

@@ -68,8 +68,9 @@ class Listener:
 
     def log(self, logged: Logged) -> None:
         """Have a record given to the handlers of this program, and keep it for its attempt."""
-        self._pump.hand_on(logged)
-        self.output.note(one_line(logged))
+        text = one_line(logged)
+        self._pump.hand_on(logged, text)
+        self.output.note(text)
         if self._pump.is_full:
             self.resume_at = time.monotonic() + _PAUSE
 

@@ -26,8 +26,8 @@ _log = logging.getLogger("fuseline")
 
 #: Bytes; with more at hand, nothing more is read from children.
 _FULL = 256 * 1024
-#: Bytes for which a log record counts.
-_SIZE_OF_RECORD = 500
+#: Bytes for which a log record counts beside its text.
+_RECORD = 500
 #: Seconds after which nobody waits any more for a reader that takes nothing.
 _PATIENCE = 2.0
 
@@ -51,9 +51,9 @@ class Pump:
         """Write to standard output (0) or standard error (1)."""
         self._add(len(text), partial(self._show, stream, text))
 
-    def hand_on(self, logged: Logged) -> None:
-        """Give a record to the handlers of this program."""
-        self._add(_SIZE_OF_RECORD, partial(_hand_on, logged))
+    def hand_on(self, logged: Logged, text: str) -> None:
+        """Give a record, which says ``text``, to the handlers of this program."""
+        self._add(_RECORD + len(text), partial(_hand_on, logged))
 
     def _add(self, size: int, deed: Callable[[], None]) -> None:
         with self._changed:

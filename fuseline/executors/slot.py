@@ -190,9 +190,12 @@ class Slot:
     def _listen(self) -> None:
         """Hear what comes through the pipe of the child, from now on or again."""
         assert self.child is not None
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wants_write else 0)
         if self.child.fileno() not in self._desk.selector.get_map():
-            self._desk.selector.register(self.child.fileno(), events, (self, "pipe"))
+            self._desk.selector.register(self.child.fileno(), self._pipe_events, (self, "pipe"))
+
+    @property
+    def _pipe_events(self) -> int:
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wants_write else 0)
 
     def put(self, assignment: StepAssignment) -> None:
         """Accept an assignment for the child, which gets it with the next ``flush``."""
@@ -276,8 +279,7 @@ class Slot:
         if wants != self._wants_write:
             self._wants_write = wants
             if child.fileno() in selector.get_map():
-                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants else 0)
-                selector.modify(child.fileno(), events, (self, "pipe"))
+                selector.modify(child.fileno(), self._pipe_events, (self, "pipe"))
 
     def _cannot_send(self, error: EncodingError) -> None:
         """Fail an assignment that cannot be encoded, for a reason that nobody has thought of."""

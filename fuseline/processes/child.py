@@ -147,8 +147,10 @@ class Child(Generic[M]):
 
     def _is_ours(self) -> bool:
         """Return whether our number cannot be that of another process."""
-        if self._reaped or not hasattr(os, "waitid"):
-            return not self._reaped
+        if self._reaped:
+            return False
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return True
         try:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:  # the program waits for any process, or ignores SIGCHLD
@@ -195,10 +197,7 @@ class Child(Generic[M]):
 
     def _reap(self) -> None:
         if not self._reaped:
-            popen = self._process._popen
-            self.returncode = popen.poll()
-            if self.returncode is None:  # the program ignores SIGCHLD, say, so that the kernel reaped it: nobody knows
-                popen.returncode = 255
+            self.returncode = self._process._popen.poll()  # None if the kernel has reaped it, say: then nobody knows
             self._reaped = True
 
     def _let_go(self) -> None:
@@ -210,8 +209,6 @@ class Child(Generic[M]):
         self.output.close()
         self.stamp.close()
         self.tickets.close()
-        if self._reaped:
-            self._process.join()  # returns at once; multiprocessing drops it from its list of children
         self._process = None  # with the last reference, loky closes its own descriptor
 
     def kill_and_wait(self) -> None:

@@ -101,10 +101,12 @@ def test_nothing_about_an_assignment_comes_before_it(broker: LocalBroker) -> Non
     news = broker.news(worker)
     assert broker.trade(worker, [], 1).assignments == []
     run = broker.dispatch_workflow(workflow.to_schema(), {"a": 1})
-    wait_readable([news.fileno()], HANG)  # it is there
-    news.clear()
+    known = broker._workers[worker]
+    while not known._assignments:  # it is here
+        assert wait_readable([news.fileno()], HANG)
+        news.clear()
     assert broker.cancel(run)
-    while not broker._workers[worker]._notices:  # and nobody wants it any more
+    while not known._notices:  # and nobody wants it any more
         assert wait_readable([news.fileno()], HANG)
         news.clear()
     assert broker.keep_alive(worker) == []
