@@ -110,8 +110,10 @@ class History:
         return {line.text: line.pid for line in self.of_kind("engine")}
 
     def has_ended(self, pid: int, by: float) -> bool:
-        """Return whether a program had ended by a moment."""
-        return any(end.pid == pid and end.at <= by + SLACK for end in self.ends)
+        """Return whether a program had ended, or had stopped its work by itself, by a moment."""
+        seen = [end.at for end in self.ends if end.pid == pid]
+        said = [line.at for line in self.of_kind("left") if line.pid == pid]
+        return any(at <= by + SLACK for at in seen + said)
 
     def killed_unused(self, by: float) -> int:
         """Return how many children were killed by a moment in which no step had started."""

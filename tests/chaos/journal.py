@@ -14,7 +14,8 @@ class Line(NamedTuple):
     """Something that has happened.
 
     ``start``, ``end``, ``met`` (another attempt of it runs at the same time) and ``wrong`` are of attempts; ``engine``
-    is of engine programs; ``acked``, ``refused``, ``asked`` (in vain) and ``settled`` are of the one that dispatches.
+    and ``left`` (its work has ended) are of engine programs; ``acked``, ``refused``, ``asked`` (in vain) and
+    ``settled`` are of the one that dispatches.
     """
 
     at: float  #: monotonic seconds

@@ -38,8 +38,12 @@ def engine(store: Path, seed: int, until: float) -> None:
     """Work, until a signal."""
     workflows = [build(plan, seed) for plan in make_workflows(seed)]
     with LocalBroker(store) as broker:
-        note(Path(os.environ[FOLDER]), "engine", text=broker.workplace.presence.name)
-        ProcessEngine(broker, workflows, processes=2).work(block=True)
+        folder = Path(os.environ[FOLDER])
+        note(folder, "engine", text=broker.workplace.presence.name)
+        try:
+            ProcessEngine(broker, workflows, processes=2).work(block=True)
+        finally:
+            note(folder, "left")  # sooner than who keeps it sees that it has ended
 
 
 def driver(store: Path, seed: int, until: float) -> None:

@@ -189,6 +189,11 @@ def test_a_restart_is_unexpected_if_its_engine_lives() -> None:
     assert kinds(dataclasses.replace(clean(), faults=FAULTS[1:], ends=[])) == {"unexpected"}
 
 
+def test_a_restart_is_expected_if_its_engine_has_left_though_nobody_has_seen_its_end() -> None:
+    history = dataclasses.replace(with_lines(Line(3.2, "left", ENGINE)), faults=FAULTS[1:], ends=[])
+    assert check(history) == []
+
+
 def test_an_engine_that_ends_by_itself_is_unexpected() -> None:
     history = clean()
     history.ends.append(End(5.0, "engine-0", OTHER_ENGINE, 1))
