@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO
 
 import click
 from rich.console import Console
 
+from benchmarks.params import Names
 from benchmarks.torture.hosts import run_case
 from benchmarks.torture.libraries import LIBRARIES
 from benchmarks.torture.steps import HOSTILE, ORPHANS
 from benchmarks.torture.tables import Results
 
-
-class _Names(click.ParamType):
-    """Names of a mapping with commas between them; becomes a list in the order of the mapping."""
-
-    name = "name,…"
-
-    def __init__(self, known: Mapping[str, object]) -> None:
-        self._known = list(known)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        if isinstance(value, list):
-            return value
-        names = value.split(",")
-        for name in names:
-            if name not in self._known:
-                self.fail(f"{name!r} is none of {', '.join(self._known)}", param, ctx)
-        return [name for name in self._known if name in names]
-
-
 _STEPS = [*HOSTILE, ORPHANS]
 
 
 @click.command()
-@click.option("--only", type=_Names(LIBRARIES), default=list(LIBRARIES), help=f"Libraries: {', '.join(LIBRARIES)}.")
-@click.option("--steps", type=_Names(dict.fromkeys(_STEPS)), default=_STEPS, help=f"Steps: {', '.join(_STEPS)}.")
+@click.option("--only", type=Names(LIBRARIES), default=list(LIBRARIES), help=f"Libraries: {', '.join(LIBRARIES)}.")
+@click.option("--steps", type=Names(dict.fromkeys(_STEPS)), default=_STEPS, help=f"Steps: {', '.join(_STEPS)}.")
 @click.option(
     "--bound",
     type=click.FloatRange(min=0, min_open=True),

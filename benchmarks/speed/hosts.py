@@ -1,0 +1,44 @@
+"""Starts a fresh program for each measurement, and takes down what it has measured."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+
+from benchmarks.programs import Program
+from benchmarks.speed.libraries import Library
+from benchmarks.speed.program import read_seconds
+from benchmarks.speed.results import Results
+from benchmarks.speed.works import Kind
+
+__all__ = ["measure", "measure_all"]
+
+
+def measure(library: Library, kind: Kind, size: int, bound: float) -> float | str:
+    """Return how many seconds the work has taken, or why it has not been done, in a line."""
+    with Program("benchmarks.speed.program", library.name, kind.name, str(size)) as program:
+        try:
+            program.process.wait(bound)
+        except subprocess.TimeoutExpired:
+            pass  # it may have measured, and hang at its end
+        seconds = read_seconds(program.folder)
+        if seconds is not None:
+            return seconds
+        if program.process.poll() is None:
+            return f"not done after {bound:g} s"
+        last = program.output().strip().splitlines()
+        return f"exit code {program.process.returncode}: {last[-1] if last else ''}"
+
+
+def measure_all(
+    results: Results, libraries: Sequence[Library], kinds: Iterable[Kind], *, repeat: int, bound: float,
+    sizes: Callable[[Kind], int], tell: Callable[[str], object],
+) -> None:  # fmt: skip
+    """Measure each work ``repeat`` times in each library, in turns: what is slow for a while is so for all."""
+    for kind in kinds:
+        able = [library for library in libraries if library.does(kind)]
+        for turn in range(repeat):
+            for library in able[turn % len(able) :] + able[: turn % len(able)]:
+                if results.problem(library.name, kind.name) is None:
+                    tell(f"{kind.name}, {library.name}: {turn + 1} of {repeat}")
+                    results.add(library.name, kind.name, sizes(kind), measure(library, kind, sizes(kind), bound))
