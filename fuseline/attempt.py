@@ -13,9 +13,7 @@ import inspect
 import logging
 import threading
 import time
-import zlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from fuseline.policies.base import StepPolicy, overrides
 from fuseline.policies.memory_guard import MemoryGuard
 from fuseline.spool import Spool
 from fuseline.step import Step, signature_of
+from fuseline.value_files import map_read_only, map_value
 from fuseline.values import Value
 
 if TYPE_CHECKING:
@@ -41,13 +40,13 @@ __all__ = [
     "contain",
     "context_of",
     "decide_failure",
-    "seed_of",
 ]
 
 _log = logging.getLogger("fuseline")
 
 #: {step's name: (the step, all policies that apply to it, outermost first)}
 Hosted = Mapping[str, tuple[Step, Sequence[StepPolicy]]]
+MapFile = Callable[[str], list[memoryview]]
 
 
 class SharedDict(dict[str, Any]):
@@ -61,10 +60,17 @@ def build_shared_dict(payload: Payload) -> SharedDict:
 
     Unpickles what the steps before have returned, so it may raise whatever their classes raise then.
     """
+    return _build(payload, map_value)
+
+
+def _build(payload: Payload, map_file: MapFile) -> SharedDict:
     shared = SharedDict()
     shared.payload = payload
     for name, value in payload.arguments.items():
-        shared[name] = tuple(map(decode, value)) if isinstance(value, tuple) else decode(value)
+        if isinstance(value, tuple):
+            shared[name] = tuple(decode(each, map_file) for each in value)
+        else:
+            shared[name] = decode(value, map_file)
     return shared
 
 
@@ -76,6 +82,7 @@ class StepHost:
         workplace: where results go that are large; None if nowhere else.
         on_setup: called after the ``setup`` of a step.
         on_phase: called when an attempt enters the next phase after ``ARGUMENTS``.
+        map_file: gives the parts of a large argument, read-only, whose file it is called with.
     """
 
     def __init__(
@@ -85,16 +92,19 @@ class StepHost:
         workplace: Workplace | None = None,
         on_setup: Callable[[Step], None] = lambda step: None,
         on_phase: Callable[[Phase], None] = lambda phase: None,
+        map_file: MapFile = map_read_only,
     ) -> None:
         self._killed_from_outside = killed_from_outside
         self._workplace = workplace
         self._on_setup = on_setup
         self._on_phase = on_phase
+        self._map_file = map_file
         self._spool: Spool | None = None
-        if workplace is not None and workplace.spools is not None:
+        if workplace is not None and workplace.spools is not None and workplace.presence is not None:
             self._spool = Spool(workplace.spools, workplace.presence.name)
         self._set_up: dict[Step, None] = {}
         self._plans: dict[Step, _CallPlan] = {}
+        self._bare_plans: dict[int, _CallPlan] = {}  #: of steps without policies, by the ``id`` of their function
         self._locks: dict[Step, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -115,9 +125,11 @@ class StepHost:
         """
         started = time.monotonic()
         try:
-            with nullcontext() if memory_limit is None else MemoryGuard(memory_limit, step.name, payload):
-                shared = build_shared_dict(payload)
-                _, value = self.run(step, policies, shared, workflow_id=workflow_id)
+            if memory_limit is None:
+                value = self._value_of(step, policies, payload, workflow_id)
+            else:
+                with MemoryGuard(memory_limit, step.name, payload):
+                    value = self._value_of(step, policies, payload, workflow_id)
         except StopNow:
             raise
         except BaseException as raised:
@@ -140,6 +152,11 @@ class StepHost:
             self._spool.add(report)
         return report
 
+    def _value_of(self, step: Step, policies: Sequence[StepPolicy], payload: Payload, workflow_id: str) -> Value:
+        shared = _build(payload, map_value if step.writable_arguments else self._map_file)
+        _, value = self.run(step, policies, shared, workflow_id=workflow_id)
+        return value
+
     def run(
         self, step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any], *, workflow_id: str
     ) -> tuple[Any, Value]:
@@ -155,14 +172,12 @@ class StepHost:
                 self._ensure_set_up(step)
             plan = self._plans.get(step)
             if plan is None or not plan.is_for(step, policies):
-                plan = self._plans[step] = _CallPlan(step, policies)
+                plan = self._plans[step] = self._plan(step, policies)
             for policy in plan.with_on_start:
                 policy.on_start(step)
             result = plan.call(step, shared)
             self._on_phase(Phase.RESULT)
-            value = encode_checked(result, f"the result of step {step.name!r}")
-            if self._workplace is not None:
-                value = self._workplace.keep(value, f"the result of step {step.name!r}")
+            value = encode_checked(result, f"the result of step {step.name!r}", self._workplace)
             if plan.with_on_success:
                 self._on_phase(Phase.RUNNING)
                 for policy in plan.with_on_success:
@@ -171,6 +186,16 @@ class StepHost:
             return result, value
         finally:
             entered.reset(before)
+
+    def _plan(self, step: Step, policies: Sequence[StepPolicy]) -> _CallPlan:
+        """Return how a step and its policies are called; steps of one class without policies have one plan."""
+        if policies:
+            return _CallPlan(step, policies)
+        function = _function(step)
+        plan = self._bare_plans.get(id(function))
+        if plan is None:
+            plan = self._bare_plans[id(function)] = _CallPlan(step, policies)  # which keeps the function
+        return plan
 
     def _ensure_set_up(self, step: Step) -> None:
         with self._lock:
@@ -202,21 +227,9 @@ def context_of(
         instance_id=payload.instance_id if payload else None,
         step_name=step_name,
         attempt=payload.attempt if payload else 1,
-        seed=seed_of(payload, step_name),
+        failures=sum(payload.failures.values()) if payload and payload.failures else 0,
         killed_from_outside=killed_from_outside,
     )
-
-
-def seed_of(payload: Payload | None, step_name: str) -> int:
-    """Return the seed of an attempt, from 0 to 2**32 - 1, which is what numpy takes.
-
-    Failures count, so that a retry draws other numbers; restarts do not, so that an attempt which is started again
-    because its program has died draws the same ones.
-    """
-    if payload is None:
-        return zlib.crc32(step_name.encode())
-    failures = sum(payload.failures.values())
-    return zlib.crc32(f"{payload.instance_id}\0{step_name}\0{failures}".encode("utf-8", "surrogatepass"))
 
 
 class _CallPlan:
@@ -236,11 +249,13 @@ class _CallPlan:
 
     def is_for(self, step: Step, policies: Sequence[StepPolicy]) -> bool:
         """Return whether the plan is one for ``step`` as it is now."""
-        return policies is self._policies and _function(step) is self._function
+        return (policies is self._policies or not (policies or self._policies)) and _function(step) is self._function
 
     def call(self, step: Step, shared: Mapping[str, Any]) -> Any:
         """Return what ``run_step`` within all its policies returns."""
         args, kwargs = self._arguments(shared)
+        if not (self._wrappers or self._is_async):
+            return step.run_step(*args, **kwargs)
         call: Callable[[], Any] = partial(step.run_step, *args, **kwargs)
         for execute in self._wrappers:
             call = partial(execute, step, call)

@@ -19,7 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fuseline.errors import NotPicklableError, RemoteStepError, RemoteTraceback, StoreError
+from fuseline.value_files import map_value
 from fuseline.values import ErrorInfo, Value, type_name, type_names
+from fuseline.workplace import LARGE, Workplace
 
 __all__ = [
     "check_size",
@@ -39,6 +41,8 @@ _TRUSTED = frozenset(
 )
 #: Types whose pickles need no look at what is in them.
 _SCALARS = frozenset({bool, int, float, complex, str, bytes, type(None)})
+#: Those of them that cannot be large; an ``int`` can, but not too large to travel.
+_SMALL = frozenset({bool, int, float, complex, type(None)})
 #: Largest pickle: what one field of a msgpack message takes.
 _MOST_BYTES = (1 << 32) - 1
 #: Longest message of an exception that is kept beside its pickle, in characters.
@@ -64,30 +68,35 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def encode(obj: Any, what: str = "this value") -> Value:
+def encode(obj: Any, what: str = "this value", place: Workplace | None = None) -> Value:
     """Return ``obj`` as a ``Value``.
 
     Args:
         what: how an error calls it, such as ``"the input 'query'"``.
+        place: where it goes if it is large; None if it travels all the same.
 
     Raises:
         NotPicklableError: it cannot be pickled; the error names the part of it that is to blame.
+        StoreError: it is large, and cannot be written where it goes.
     """
-    return Value(_dump(obj, what)[0])
+    return _Dump(obj, what, place).value()
 
 
-def encode_checked(obj: Any, what: str) -> Value:
+def encode_checked(obj: Any, what: str, place: Workplace | None = None) -> Value:
     """Like ``encode``, and make sure that it can be unpickled again, so that whoever made it gets the blame.
 
     Plain data and arrays cannot fail to load and are not loaded a second time.
 
     Raises:
         NotPicklableError: it cannot be pickled, or not be unpickled.
+        StoreError: as ``encode``.
     """
-    data, needs_check = _dump(obj, what)
-    if needs_check:
+    if type(obj) in _SMALL:
+        return Value(pickle.dumps(obj, _PROTOCOL))
+    dump = _Dump(obj, what, place)
+    if dump.needs_check:
         try:
-            pickle.loads(data)
+            pickle.loads(dump.data, buffers=dump.buffers)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a class that exits when it is loaded, say
@@ -96,11 +105,14 @@ def encode_checked(obj: Any, what: str) -> Value:
                 f"its pickle cannot be loaded again ({_describe(error)})",
                 "Return plain data, or mend the __reduce__ or __init__ of its class.",
             ) from error
-    return Value(data)
+    return dump.value()
 
 
-def decode(value: Value) -> Any:
+def decode(value: Value, map_file: Callable[[str], list[memoryview]] = map_value) -> Any:
     """Return the object that ``value`` was made of; whatever its unpickling raises comes through.
+
+    Args:
+        map_file: gives the pickle in a file, and its buffers.
 
     Raises:
         StoreError: the file that has it cannot be read.
@@ -108,19 +120,12 @@ def decode(value: Value) -> Any:
     if not value.file:
         return pickle.loads(value.data)
     try:
-        with open(value.file, "rb") as file:
-            data = file.read()
+        data, *buffers = map_file(value.file)
     except OSError as error:
         raise StoreError(
             f"a value cannot be read: {error}. Files beside a store belong to it; put them back, or run the step again."
         ) from error
-    return pickle.loads(data)
-
-
-def _dump(obj: Any, what: str) -> tuple[bytes, bool]:
-    """Return the pickle of an object, and whether loading it could fail."""
-    data, needs_check = _dump_any(obj, what)
-    return check_size(data, what), needs_check
+    return pickle.loads(data, buffers=buffers)
 
 
 def check_size(data: bytes, what: str) -> bytes:
@@ -135,28 +140,58 @@ def check_size(data: bytes, what: str) -> bytes:
     return data
 
 
-def _dump_any(obj: Any, what: str) -> tuple[bytes, bool]:
-    buffer = io.BytesIO()
-    pickler = _Pickler(buffer, _PROTOCOL)
-    try:
-        if type(obj) in _SCALARS:
-            return pickle.dumps(obj, _PROTOCOL), False
-        pickler.dump(obj)
-        if not pickler.needs_cloudpickle:
-            return buffer.getvalue(), pickler.needs_check
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # cloudpickle can do more, and its error is the one to show
-        pass
-    import cloudpickle  # imported late: most values never need it
+class _Dump:
+    """The pickle of an object.
 
-    try:
-        return cloudpickle.dumps(obj, _PROTOCOL), True
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a __reduce__ that exits, say
-        advice = "Send plain data, or store the object and send its path."
-        raise NotPicklableError(what, explain_unpicklable(obj, error), advice) from error
+    Args:
+        what, place: as of ``encode``.
+    """
+
+    def __init__(self, obj: Any, what: str, place: Workplace | None) -> None:
+        self._what = what
+        self._place = place if place is not None and place.values is not None else None
+        self.needs_check = False  #: whether loading it could fail
+        self.buffers: list[memoryview] = []  #: what was left out of it, in order
+        self.data = pickle.dumps(obj, _PROTOCOL) if type(obj) in _SCALARS else self._dump(obj)
+
+    def _dump(self, obj: Any) -> bytes:
+        leave_out = None if self._place is None else self._leave_out
+        buffer = io.BytesIO()
+        pickler = _Pickler(buffer, _PROTOCOL, buffer_callback=leave_out)
+        try:
+            pickler.dump(obj)
+            if not pickler.needs_cloudpickle:
+                self.needs_check = pickler.needs_check
+                return buffer.getvalue()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # cloudpickle can do more, and its error is the one to show
+            pass
+        import cloudpickle  # imported late: most values never need it
+
+        self.needs_check = True
+        self.buffers.clear()
+        try:
+            data: bytes = cloudpickle.dumps(obj, _PROTOCOL, leave_out)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a __reduce__ that exits, say
+            advice = "Send plain data, or store the object and send its path."
+            raise NotPicklableError(self._what, explain_unpicklable(obj, error), advice) from error
+        return data
+
+    def _leave_out(self, buffer: pickle.PickleBuffer) -> bool:
+        """Leave a large buffer out of the pickle; return whether it is to be in there."""
+        memory = buffer.raw().toreadonly()
+        if len(memory) <= LARGE:
+            return True
+        self.buffers.append(memory)
+        return False
+
+    def value(self) -> Value:
+        if self._place is not None and (self.buffers or len(self.data) > LARGE):
+            return self._place.put([self.data, *self.buffers], self._what)
+        return Value(check_size(self.data, self._what))
 
 
 def explain_unpicklable(obj: Any, error: BaseException) -> str:

@@ -96,6 +96,10 @@ class Lane:
         """
         arrived = {assignment.token: assignment for assignment in assignments}
         self.running.update(arrived)
+        if not (failing or self._held):
+            self.untold.update(arrived)
+            self.executor.submit(list(arrived.values()))
+            return
         arrived = {**self._held, **arrived}
         self._held = {token: each for token, each in arrived.items() if each.instance_id in failing}
         wanted = {token: each for token, each in arrived.items() if token not in self._held}

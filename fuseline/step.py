@@ -34,10 +34,15 @@ class Step:
         policies: step policies, as by ``add_policy``.
 
     Attributes:
+        writable_arguments: whether ``run_step`` may change arrays that it is given (and other memory that pickles apart
+            from its object) if they are large. If not, which is the default, they are read-only, because one piece of
+            memory is shared by all who read it. If so, it has a copy of its own of each page that it changes.
         name: see above; a default name is settled when the step becomes part of a workflow.
         state: of its last attempt, in the program that works on it; PENDING before.
         error: what its last attempt raised there, or None.
     """
+
+    writable_arguments: bool = False
 
     name: str
     state: State

@@ -12,11 +12,13 @@ import fcntl
 import os
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from fuseline.errors import StoreError
+from fuseline.value_files import write_value
 from fuseline.values import Value
 
 __all__ = ["LARGE", "UNFINISHED", "Workplace"]
@@ -31,8 +33,10 @@ UNFINISHED = ".unfinished-"
 class Workplace(msgspec.Struct, frozen=True):
     """Where a broker process wants its workers to be."""
 
-    presence: Path  #: the file of this program (``fuseline.presence``)
-    values: Path | None = None  #: the folder of large values; None if they travel like all others
+    presence: Path | None = None  #: the file of this program (``fuseline.presence``); None if nobody needs to know
+    #: The folder of large values, which is made with the first if there is no presence; None if they travel like all.
+    values: Path | None = None
+    overflow: Path | None = None  #: where large values go if there is no room for one in ``values``
     spools: Path | None = None  #: the folder where reports are written first (``fuseline.spool``)
     syncs: bool = False  #: whether a value must survive a power cut before anybody hears of it
 
@@ -47,24 +51,53 @@ class Workplace(msgspec.Struct, frozen=True):
         """
         if self.values is None or len(value.data) <= LARGE:
             return value
-        path = self.values / uuid.uuid4().hex
+        return self.put([value.data], what)
+
+    def put(self, parts: Sequence[bytes | memoryview], what: str) -> Value:
+        """Write a pickle and its buffers to a file, and return the value that names it.
+
+        Args:
+            what: how an error calls it.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        assert self.values is not None, "there is no folder for values"
+        try:
+            return Value(file=self._write(parts, self.values))
+        except OSError as error:
+            problem, folder = error, self.values
+        if self.overflow is not None:
+            try:
+                return Value(file=self._write(parts, self.overflow))
+            except OSError as error:
+                problem, folder = error, self.overflow
+        size = sum(map(len, parts))
+        raise StoreError(
+            f"cannot keep {what} ({size:,} bytes) in {folder}: {problem.strerror}. Make room there."
+        ) from problem
+
+    def _write(self, parts: Sequence[bytes | memoryview], folder: Path) -> str:
+        """Write a file into a folder, and return its path."""
+        if self.presence is None:  # nobody has made the folder before
+            with contextlib.suppress(OSError):
+                folder.mkdir(0o700, exist_ok=True)
+        path = folder / uuid.uuid4().hex
         unfinished = path.with_name(UNFINISHED + path.name)
         try:
             with open(unfinished, "xb") as file:
-                file.write(value.data)
+                write_value(file, parts)
                 file.flush()
                 if self.syncs:
                     sync(file.fileno())
             os.replace(unfinished, path)
-            if self.syncs:
-                sync_folder(self.values)
-        except OSError as error:
+        except OSError:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-            raise StoreError(
-                f"cannot keep {what} ({len(value.data):,} bytes) in {self.values}: {error.strerror}. Make room there."
-            ) from error
-        return Value(file=str(path))
+            raise
+        if self.syncs:
+            sync_folder(folder)
+        return str(path)
 
 
 def sync(fd: int) -> None:

@@ -18,7 +18,7 @@ PACKAGE = Path(fuseline.__file__).parent
 #: Each line may import from itself and the lines above it.
 LAYERS = [
     {"errors", "states", "graph", "faults", "presence", "text", "logs", "lazy"},
-    {"values"},
+    {"values", "value_files"},
     {"workplace"},
     {"messages", "records", "schema", "context", "wakeup", "channel", "encoding"},
     {"spool"},

@@ -292,7 +292,7 @@ def check_schema(schema: WorkflowSchema) -> WorkflowSchema:
     return schema
 
 
-def encode_inputs(inputs: Mapping[str, Any] | None) -> dict[str, Value]:
+def encode_inputs(inputs: Mapping[str, Any] | None, place: Workplace | None = None) -> dict[str, Value]:
     """Return the inputs of a run as values.
 
     Raises:
@@ -303,7 +303,7 @@ def encode_inputs(inputs: Mapping[str, Any] | None) -> dict[str, Value]:
         return {}
     if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
         raise WorkflowError(f"inputs of a run are a dict {{parameter: value}}, not {inputs!r:.200}.")
-    return {str.__str__(name): encode_checked(value, f"the input {name!r}") for name, value in inputs.items()}
+    return {str.__str__(name): encode_checked(value, f"the input {name!r}", place) for name, value in inputs.items()}
 
 
 def encode_report(report: StepReport, payload: Payload | None) -> StepReport:

@@ -418,7 +418,7 @@ class Housing:
                 state=State.READY,
                 token=token,
             )
-            self._handle(Reported(worker_id, report))
+            self._handle(Reported(worker_id, (report,)))
         return given
 
     def worker_left(self, worker_id: str) -> None:
@@ -462,7 +462,7 @@ class Housing:
             again: whether it may be one that was accepted before, and whose answer was lost on its way.
         """
         run = self._core.runs.get(report.instance_id)
-        commands = self._handle(Reported(worker_id, report), matters=True)
+        commands = self._handle(Reported(worker_id, (report,)), matters=True)
         answer = next(command.answer for command in commands if isinstance(command, Answer))
         if answer.step_state is State.SUCCEEDED and run is not None:
             step = run.plan.index[report.step_name]

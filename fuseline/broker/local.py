@@ -125,6 +125,7 @@ class LocalBroker(Broker):
         with self._lock:
             place = self._place()
             if self._presence is None:
+                assert place.presence is not None
                 self._presence = Presence(place.presence)
             return place
 
@@ -180,10 +181,9 @@ class LocalBroker(Broker):
         send_by = time.monotonic() + _GATHERING
         try:
             for each in inputs:
-                values = encode_inputs(each).items()
-                kept = {name: place.keep(value, f"the input {name!r}") for name, value in values}
-                batch.append((uuid.uuid4().hex[:16], kept))
-                has_files = any(value.file for value in kept.values())  # which somebody must soon know of
+                values = encode_inputs(each, place)
+                batch.append((uuid.uuid4().hex[:16], values))
+                has_files = any(value.file for value in values.values())  # which somebody must soon know of
                 if has_files or len(batch) == _AT_ONCE or time.monotonic() >= send_by:
                     ids += self._dispatch(schema, batch)
                     batch = []
@@ -204,7 +204,9 @@ class LocalBroker(Broker):
         known = tuple(map(check_schema, schemas))
         with self._lock:
             self._process.check_open()
-            worker_id = f"{self.workplace.presence.name}.{next(self._numbers)}"
+            presence = self.workplace.presence  # which is made by that
+            assert presence is not None
+            worker_id = f"{presence.name}.{next(self._numbers)}"
         worker = LocalWorker(self._process.link, worker_id, known, self._place)
         with self._lock:
             if is_open := not self._process.is_closed:

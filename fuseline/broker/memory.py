@@ -15,6 +15,7 @@ from typing import Any
 from fuseline.broker.base import Broker, EventStream, RunEvent, check_schema, encode_inputs, encode_report
 from fuseline.broker.info import run_info, run_result
 from fuseline.broker.outputs import Outputs, check_attempt
+from fuseline.broker.vault import Vault
 from fuseline.errors import UnknownWorkerError
 from fuseline.faults import checks_are_wanted
 from fuseline.messages import (
@@ -32,6 +33,7 @@ from fuseline.scheduler import (
     Answer,
     Assign,
     Command,
+    Dropped,
     Event,
     Finished,
     Kill,
@@ -52,6 +54,7 @@ from fuseline.scheduler.archive import record_run
 from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.wakeup import Wakeup
+from fuseline.workplace import Workplace
 
 __all__ = ["MemoryBroker"]
 
@@ -62,8 +65,7 @@ class _Mailbox:
     def __init__(self) -> None:
         self.notices: list[Notice] = []
         self.wakeup: Wakeup | None = None
-        #: {(run, step): (token, what the worker was given)}, where a hand-written worker leaves its notes
-        self.handed: dict[tuple[str, str], tuple[int, Payload]] = {}
+        self.handed: dict[int | None, Payload] = {}  #: by token: what a hand-written worker leaves its notes in
 
     def wake(self) -> None:
         if self.wakeup is not None:
@@ -85,13 +87,22 @@ class MemoryBroker(Broker):
         self._hungry: dict[str, set[str]] = {}  #: {workflow: workers that found nothing to do}
         self._serves: dict[str, tuple[str, ...]] = {}  #: {worker: workflows}
         self._outputs = Outputs()
+        self._vault: Vault | None = None  #: once somebody may have large values
         self._streams: list[_MemoryStream] = []
         self._changed = threading.Condition(threading.RLock())
+
+    @property
+    def workplace(self) -> Workplace:
+        """Where large values go."""
+        with self._changed:
+            if self._vault is None:
+                self._vault = Vault()
+            return self._vault.workplace
 
     # -- dispatching --------------------------------------------------------------------------------------------------
 
     def dispatch_workflow(self, schema: WorkflowSchema, inputs: Mapping[str, Any] | None = None) -> str:
-        values = encode_inputs(inputs)
+        values = encode_inputs(inputs, self.workplace if inputs else None)
         instance_id = uuid.uuid4().hex[:16]
         self._handle(RunDispatched(instance_id, check_schema(schema), values))
         return instance_id
@@ -120,10 +131,9 @@ class MemoryBroker(Broker):
         with self._changed:
             mailbox = self._mailbox(worker_id)
             commands = self._handle(StepsRequested(worker_id, limit), caller=worker_id)
-            assignments = [command.assignment for command in commands if isinstance(command, Assign)]
+            assignments = [command.assignment for command in commands if type(command) is Assign]
             for assignment in assignments:
-                key = (assignment.instance_id, assignment.step_name)
-                mailbox.handed[key] = (assignment.token, assignment.payload)
+                mailbox.handed[assignment.token] = assignment.payload
             if len(assignments) < limit:
                 for workflow_id in self._serves[worker_id]:
                     self._hungry.setdefault(workflow_id, set()).add(worker_id)
@@ -142,28 +152,40 @@ class MemoryBroker(Broker):
                 self._wait(min(deadline, math.inf if due is None else due) - now)
 
     def report_step(self, worker_id: str, report: StepReport) -> ReportAnswer:
-        mailbox = self._mailbox(worker_id)
-        key = (report.instance_id, report.step_name)
-        token, payload = mailbox.handed.get(key, (None, None))
-        if report.token not in (None, token):
-            payload = None  # of a later attempt
-        encoded = encode_report(report, payload)
+        return self.report_steps(worker_id, [report])[0]
+
+    def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
+        handed = self._mailbox(worker_id).handed
+        with self._changed:
+            tokens = [self._token_of(worker_id, report) for report in reports]
+        payloads = list(map(handed.get, tokens))
+        encoded = list(map(encode_report, reports, payloads))
         with self._changed:
             self._pass_time()
             commands = self._handle(Reported(worker_id, encoded), caller=worker_id)
-            answer = next(command.answer for command in commands if isinstance(command, Answer))
-            if answer.step_state is not None:
-                mailbox.handed.pop(key, None)
-                if report.output:
-                    run = self._scheduler.run(report.instance_id)
-                    attempt = run.attempts[run.plan.index[report.step_name]]
-                    self._outputs.add(report.instance_id, report.step_name, attempt, report.output)
-            if answer.step_state is State.RETRYING:
-                self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
-                self._changed.notify_all()
-        if payload is not None and payload.note is not None:
-            payload.note.hear(answer)
-        return answer
+            answers = [command.answer for command in commands if type(command) is Answer]
+            for token, report, answer in zip(tokens, encoded, answers, strict=True):
+                if answer.step_state is not None:
+                    handed.pop(token, None)
+                    self._keep_output(report)
+                elif report.result is not None and report.result.file:
+                    self._drop([report.result.file])  # it is too late
+                if answer.step_state is State.RETRYING:
+                    self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
+                    self._changed.notify_all()
+        for payload, answer in zip(payloads, answers, strict=True):
+            if payload is not None and payload.note is not None:
+                payload.note.hear(answer)
+        return answers
+
+    def _token_of(self, worker_id: str, report: StepReport) -> int | None:
+        return self._scheduler.token_of(worker_id, report) if report.token is None else report.token
+
+    def _keep_output(self, report: StepReport) -> None:
+        if report.output:
+            run = self._scheduler.run(report.instance_id)
+            attempt = run.attempts[run.plan.index[report.step_name]]
+            self._outputs.add(report.instance_id, report.step_name, attempt, report.output)
 
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
         mailbox = self._mailbox(worker_id)
@@ -257,7 +279,9 @@ class MemoryBroker(Broker):
 
     def forget(self, instance_id: str) -> None:
         with self._changed:
+            run = self._scheduler.run(instance_id)
             self._handle(RunForgotten(instance_id))
+            self._drop(value.file for value in (*run.inputs.values(), *run.results.values()) if value.file)
             self._outputs.forget(instance_id)
 
     def _wait(self, seconds: float) -> None:
@@ -279,9 +303,8 @@ class MemoryBroker(Broker):
         with self._changed:
             commands = self._scheduler.handle(event, self._clock())
             for command in commands:
-                if isinstance(command, Assign | Answer):
-                    continue
-                self._act(command, caller)
+                if type(command) is not Assign and type(command) is not Answer:
+                    self._act(command, caller)
         return commands
 
     def _act(self, command: Command, caller: str | None) -> None:
@@ -302,6 +325,13 @@ class MemoryBroker(Broker):
             self._changed.notify_all()
         elif isinstance(command, Moved):
             self._publish(command)
+        elif isinstance(command, Dropped):
+            self._drop(command.files)
+
+    def _drop(self, files: Iterable[str]) -> None:
+        for file in files:
+            if self._vault is not None:
+                self._vault.drop(file)
 
     def _tell(self, worker_id: str, notice: Notice) -> None:
         mailbox = self._mailboxes.get(worker_id)

@@ -56,7 +56,7 @@ class Executor(ABC):
     runs_in_caller: ClassVar[bool] = False
 
     #: Set before ``start``, if the broker has one. Each process that runs steps shows itself there
-    #: (``Presence(workplace.presence)``), and large results go there (``StepHost(workplace=...)``).
+    #: (``Presence(workplace.presence)``, if it is not None), and large results go there (``StepHost(workplace=...)``).
     workplace: Workplace | None = None
 
     def __init__(self, processes: int | None = None) -> None:

@@ -114,7 +114,7 @@ class LokyExecutor(Executor):
             selector = undo.enter_context(selectors.DefaultSelector())
             guardian.acquire()
             undo.callback(guardian.release)
-            if self.workplace is not None:
+            if self.workplace is not None and self.workplace.presence is not None:
                 guardian.show(self.workplace.presence)
             undo.pop_all()
         self._desk = Desk(
@@ -166,18 +166,20 @@ class LokyExecutor(Executor):
         if not waiting:
             return
         depth = self._pace.depth
-        while waiting:
-            slots = [slot for slot in self._slots if slot.room(depth)]
-            if not slots:
-                break
-            slot = min(slots, key=lambda slot: (len(slot.queue), not slot.is_ready, slot.child is None))
+        rooms = {slot: room for slot in self._slots if (room := slot.room(depth))}
+        while waiting and rooms:
+            slot = min(rooms, key=lambda slot: (len(slot.queue), not slot.is_ready, slot.child is None))
             try:
                 if slot.child is None:
                     slot.start()
             except OSError as error:
                 self._no_child(slot, f"the system refused a process: {error}")
+                rooms = {slot: room for slot in self._slots if (room := slot.room(depth))}
             else:
                 slot.put(waiting.popleft())
+                rooms[slot] -= 1
+                if not rooms[slot]:
+                    del rooms[slot]
         for slot in self._slots:
             slot.flush()
 
@@ -312,7 +314,7 @@ class LokyExecutor(Executor):
                 until = self._next_look()
                 desk.selector.select(None if until is None else max(0.0, until - time.monotonic()))
         self._reports += map(never_started, desk.waiting)
-        if (workplace := desk.settings.workplace) is not None:
+        if (workplace := desk.settings.workplace) is not None and workplace.presence is not None:
             guardian.hide(workplace.presence)
         guardian.release()
         desk.pump.close()

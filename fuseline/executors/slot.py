@@ -43,6 +43,7 @@ from fuseline.processes.memory import MemoryWatch
 from fuseline.processes.stamp import StampReading
 from fuseline.worker.messages import (
     FROM_CHILD,
+    LATER,
     ChildSettings,
     Close,
     FromChild,
@@ -53,6 +54,7 @@ from fuseline.worker.messages import (
     Spent,
     Untouched,
     check_report,
+    may_be_heard_later,
     stops_run,
 )
 from fuseline.worker.server import child_main
@@ -102,6 +104,7 @@ class Slot:
         self.is_ready = False  #: whether the child has said so
         self.problem = ""  #: why the child ended before it was ready
         self.queue: deque[StepAssignment] = deque()  #: in the child, in its order; the first runs, or will
+        self._has_new_first = False  #: and its times are not set yet
         self._unsent: list[StepAssignment] = []  #: the last ones of the queue, until they are flushed
         self._known: set[str] = set()  #: workflows that the child has
         self._last_token = 0  #: what the child has stamped until it begins the first of the queue
@@ -117,6 +120,7 @@ class Slot:
         self._rests_until = 0.0  #: when to try again to start a child
         self._begin_by = 0.0  #: when the first of the queue must have begun
         self._due: float | None = None  #: when to look at the deadline of the first, or at the end of the child
+        self._look_again: float | None = None  #: when to read what the child did not announce
         self._patient_until: float | None = None  #: then those behind the first are taken back; None if they were
         self._memory: MemoryWatch | None = None  #: of the first of the queue, if it has a limit
         self._memory_used: int | None = None  #: what the child is being ended for, if it is that
@@ -135,7 +139,7 @@ class Slot:
             return False
         if self.child is None:
             return time.monotonic() >= self._rests_until
-        return not (self.child.is_ending or self.child.channel.has_ended)
+        return not (self.child.is_ending or self.child.line.has_ended)
 
     @property
     def is_changing(self) -> bool:
@@ -161,7 +165,8 @@ class Slot:
         """Return when ``look`` must be called even if nothing comes in, in monotonic seconds."""
         behind = self._patient_until if len(self.queue) > 1 else None
         memory = None if self._memory is None else self._memory.due
-        times = (self._due, behind, memory, self._listener.due, self._listener.resume_at)
+        listener = self._listener
+        times = (self._due, self._look_again, behind, memory, listener.due, listener.resume_at)
         return min((when for when in times if when is not None), default=None)
 
     # -- assignments --------------------------------------------------------------------------------------------------
@@ -219,8 +224,14 @@ class Slot:
         self._unsent.clear()
         self._watch()
 
+    def _note_first(self) -> None:
+        """Take note of another first of the queue: once for all reports that have come together."""
+        if self._has_new_first:
+            self._first_changed(time.monotonic())
+
     def _first_changed(self, now: float) -> None:
         """Set the times of the assignment that is the first of the queue now."""
+        self._has_new_first = False
         first = self.queue[0] if self.queue else None
         if first is None:
             self._failed_runs.clear()
@@ -256,7 +267,7 @@ class Slot:
         if self.child is None:
             return  # its pipe and its exit were in the same batch
         if isinstance(what, int):
-            if not self.child.channel.has_ended and self._listener.resume_at is None:
+            if not self.child.line.has_ended and self._listener.resume_at is None:
                 self._read()  # first, or what comes after a report would be taken for what was before it
             self._listener.read(what)
             return
@@ -294,17 +305,24 @@ class Slot:
     def _read(self) -> None:
         child = self.child
         assert child is not None
+        is_garbled = False
+        self._look_again = None
         try:
-            for message in child.channel.receive():
+            for message in child.line.receive():
                 self._understand(message)
         except ProtocolError:
+            is_garbled = True
+        self._note_first()
+        if self._look_again is not None:
+            self._look_again = time.monotonic() + 1.5 * LATER if self.queue else None
+        if is_garbled:
             # A step wrote into the pipe. The child cannot be talked to any more.
             self._end(Outcome.LOST)
             self._unregister([child.fileno()])
             return
         if self._listener.resume_at is not None:
             self._unregister([child.fileno()])  # until what it logs was handed on
-        if child.channel.has_ended:
+        if child.line.has_ended:
             self._unregister([child.fileno()])  # it would be readable for ever; the exit is still to come
             if not child.has_exited() and not child.is_ending:
                 # The kernel closes the pipe of a dying process a moment before it tells of the death.
@@ -335,6 +353,7 @@ class Slot:
         if not self.queue or self.queue[0].token != message.token or self._verdict is not None:
             return  # its outcome was decided before
         first = self.queue.popleft()
+        self._has_new_first = True
         if isinstance(message, Untouched):
             self._desk.reports.append(never_started(first))
         else:
@@ -345,11 +364,11 @@ class Slot:
                 self._failed_runs.add(first.instance_id)
                 self.child.channel.put(Heard(first.instance_id))
                 self._watch()
+            self._look_again = math.inf if may_be_heard_later(message) else None
             self._last_step = (first.workflow_id, first.step_name)
             self._served += 1
             if asks_for_a_new_child(message):
                 self._is_tainted = True
-        self._first_changed(time.monotonic())
         if self._is_tainted:
             self._retire()
 
@@ -359,18 +378,29 @@ class Slot:
         """Act on what is due at ``now``."""
         if now >= self._listener.due and self.child is not None:
             self._listener.listen()
-        if self._listener.may_resume(now) and self.child is not None and not self.child.channel.has_ended:
+        if self._listener.may_resume(now) and self.child is not None and not self.child.line.has_ended:
             self._listen()
-        if len(self.queue) > 1 and self._patient_until is not None and now >= self._patient_until:
-            if self.child is not None and self.child.stamp.read().token == self._last_token:
-                self._patient_until = now + _PATIENCE  # the first is still on its way there: it may be large
-            else:
-                self._patient_until = None
-                self.take_back()
+        if self._look_again is not None and now >= self._look_again:
+            self._read()
+        if len(self.queue) > 1 and self._is_out_of_patience(now):
+            self._read()
+            if len(self.queue) > 1 and self._is_out_of_patience(now):
+                self._stop_waiting(now)
         if self._due is not None and now >= self._due:
             self._time_is_up(now)
         if self._memory is not None and now >= self._memory.due:
             self._check_memory(self._memory, now)
+
+    def _is_out_of_patience(self, now: float) -> bool:
+        return self._patient_until is not None and now >= self._patient_until
+
+    def _stop_waiting(self, now: float) -> None:
+        """Take back what waits behind an attempt that takes long."""
+        if self.child is not None and self.child.stamp.read().token == self._last_token:
+            self._patient_until = now + _PATIENCE  # the first is still on its way there: it may be large
+        else:
+            self._patient_until = None
+            self.take_back()
 
     def _time_is_up(self, now: float) -> None:
         child = self.child
@@ -378,7 +408,7 @@ class Slot:
             self._due = None  # it has rested
         elif child.is_ending or child.has_exited():
             self._advance()
-        elif child.channel.has_ended:
+        elif child.line.has_ended:
             self._end(Outcome.LOST)  # it lives on without its pipe: nothing can come back from it
         elif self._close_by is not None:
             _log.warning(
@@ -444,6 +474,7 @@ class Slot:
                 fault,
             )
         self._is_tainted = True
+        self._note_first()
         if fault and self.child is not None:
             self.child.list_started()
         self.take_back()
@@ -548,7 +579,7 @@ class Slot:
         self._watch_memory(None, 0.0)
         left, self.queue = list(self.queue), deque()
         self._unsent.clear()
-        self._due = None
+        self._due = self._look_again = None
         token = stamp.token
         started = stamp.picked_up if token != self._last_token else None
         if left and (started is not None or verdict is Outcome.KILLED):

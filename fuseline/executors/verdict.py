@@ -93,7 +93,7 @@ def what_ended(
         assert assignment.timeout is not None
         return StepTimedOut(timeout=assignment.timeout, killed=True, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.LOST:
-        how = "closed the pipe of its process, or wrote into it, so that nothing could be heard from it any more"
+        how = "closed the pipe of its process, or wrote over the memory by which it is heard"
         return StepCrashed(how=how, pid=pid, phase=phase, **whom)  # type: ignore[arg-type]
     if verdict is Outcome.KILLED:
         return killed(assignment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
-import random
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RetryPolicy"]
 
-#: Not the program's own generator: a retry must not disturb a seeded sequence of random numbers.
-_random = random.Random()
-
 ErrorClass = type[BaseException] | str
+
+
+def _draw() -> float:
+    """Return a random number in [0, 1), not from the program's own generator: a retry must not disturb a sequence."""
+    return int.from_bytes(os.urandom(6), "big") / 2**48
 
 
 class RetryPolicy(StepPolicy):
@@ -65,7 +67,7 @@ class RetryPolicy(StepPolicy):
         self.retry_on = _names("retry_on", retry_on, is_known=_is_known)
         self.give_up_on = _names("give_up_on", give_up_on, is_known=_is_known)
 
-    def next_delay(self, attempt: int, draw: Callable[[], float] = _random.random) -> float:
+    def next_delay(self, attempt: int, draw: Callable[[], float] = _draw) -> float:
         """Return the seconds to wait after failure number ``attempt`` (1-based).
 
         Grows as ``wait * backoff ** (attempt - 1)``, capped at ``max_wait``; then jitter: a uniform draw between
@@ -92,7 +94,7 @@ class RetryPolicy(StepPolicy):
         return self.decide(type_names(type(exc)), attempt)
 
     def decide(
-        self, names: Collection[str] | None, attempt: int, draw: Callable[[], float] = _random.random
+        self, names: Collection[str] | None, attempt: int, draw: Callable[[], float] = _draw
     ) -> FailureDecision | None:
         """Decide like ``on_failure``, knowing no more of the exception than the dotted names of its classes.
 

@@ -30,9 +30,10 @@ from typing import Any, Generic
 
 import psutil
 
-from fuseline.channel import Channel, Incoming, M
+from fuseline.channel import M
 from fuseline.processes import guardian
-from fuseline.processes.inherited import InheritedFd
+from fuseline.processes.line import LineEnd, ProgramLine
+from fuseline.processes.outbox import Outbox
 from fuseline.processes.output import Output, OutputMarks
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
@@ -49,13 +50,13 @@ _PATIENCE = 5.0
 
 
 class Child(Generic[M]):
-    """A child process that runs ``target(end of its pipe, stamp, tickets, output.theirs, pid of this program)``.
+    """A child process that runs ``target(its end of the line, stamp, tickets, output.theirs, pid of this program)``.
 
     The guardian must have been acquired.
 
     Args:
         environment: on top of this program's.
-        incoming: which messages the child sends.
+        decode: makes a message of what the child has encoded.
         show: is given what the child prints, as ``Output`` says.
 
     Raises:
@@ -64,9 +65,9 @@ class Child(Generic[M]):
 
     def __init__(
         self,
-        target: Callable[[InheritedFd, Stamp, Tickets, OutputMarks, int], None],
+        target: Callable[[LineEnd, Stamp, Tickets, OutputMarks, int], None],
         environment: Mapping[str, str],
-        incoming: Incoming[M],
+        decode: Callable[[Any], M],
         show: Callable[[int, bytes], None],
     ) -> None:
         from fuseline.processes.launch import launch  # loky is for those who start a child
@@ -75,12 +76,15 @@ class Child(Generic[M]):
             self._connection, theirs = Pipe(duplex=True)
             undo.callback(self._connection.close)
             with theirs, closing(self._open_output(undo, show)) as their_output:
+                outbox = Outbox()
+                undo.callback(outbox.close)
                 self.stamp = Stamp()
                 undo.callback(self.stamp.close)
                 self.tickets = Tickets()
                 undo.callback(self.tickets.close)
-                args = (InheritedFd(theirs.fileno()), self.stamp, self.tickets, their_output, os.getpid())
+                args = (LineEnd(theirs.fileno(), outbox), self.stamp, self.tickets, their_output, os.getpid())
                 self._process = guardian.in_lasting_thread(lambda: launch(target, args, environment))
+            outbox.close_fd()
             self.stamp.close_fd()
             self.pid: int = self._process.pid
             undo.callback(self._process.join)
@@ -90,8 +94,8 @@ class Child(Generic[M]):
             self._exit_fd: int = _open_exit_fd(self._process)
             undo.pop_all()
         _there.add(self)
-        os.set_blocking(self._connection.fileno(), False)
-        self.channel: Channel[M, Any] = Channel(self._connection.fileno(), incoming)
+        self.line: ProgramLine[M] = ProgramLine(self._connection.fileno(), outbox, decode)
+        self.channel = self.line.channel  #: for what the program says
         self.returncode: int | None = None  #: as of ``waitpid``: negative for a signal; None if unknown
         self._tree: list[psutil.Process] = []
         self._kill_at: float | None = None
@@ -207,6 +211,7 @@ class Child(Generic[M]):
         os.close(self._exit_fd)
         self._connection.close()
         self.output.close()
+        self.line.close()
         self.stamp.close()
         self.tickets.close()
         self._process = None  # with the last reference, loky closes its own descriptor

@@ -78,7 +78,8 @@ class Output:
 
     def __init__(self, show: Callable[[int, bytes], None]) -> None:
         self._secret = os.urandom(_SECRET)
-        self._count = 0
+        self._count = 0  #: of pieces
+        self._told = 0  #: how many of them belong to attempts that have ended
         self._notes: deque[Piece] = deque()
         (first, first_end), (second, second_end) = _two_pipes()
         self._streams = [_Stream(fd, self._secret, self._number, show, i) for i, fd in enumerate((first, second))]
@@ -104,6 +105,8 @@ class Output:
         Args:
             marked: the streams with a mark at its end; of others, all that was read is of the attempt.
         """
+        if not marked and self._count == self._told:
+            return ""
         streams = enumerate(self._streams)
         return self._joined([each.finish(token) if i in marked else each.take() for i, each in streams])
 
@@ -112,6 +115,7 @@ class Output:
         return self._joined([stream.rest() for stream in self._streams])
 
     def _joined(self, pieces: list[list[Piece]]) -> str:
+        self._told = self._count
         notes, self._notes = list(self._notes), deque()
         return b"".join(text for _, text in heapq.merge(*pieces, notes)).decode("utf-8", "replace")
 

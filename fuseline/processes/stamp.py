@@ -13,6 +13,7 @@ import time
 from typing import Any, NamedTuple
 
 from fuseline.processes.inherited import InheritedFd
+from fuseline.processes.shared import anonymous_file
 
 __all__ = ["Stamp", "StampReading"]
 
@@ -34,10 +35,10 @@ class Stamp:
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
-            fd = _anonymous_file()
-            os.ftruncate(fd, _LAYOUT.size)
+            fd = anonymous_file("fuseline-stamp", _LAYOUT.size)
         self._fd = fd
-        self._memory = mmap.mmap(fd, _LAYOUT.size)
+        self._memory: mmap.mmap | bytearray = mmap.mmap(fd, _LAYOUT.size)
+        self._picked_up = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach, (InheritedFd(self._fd),)
@@ -51,20 +52,25 @@ class Stamp:
     def close(self) -> None:
         """Give the memory back."""
         self.close_fd()
-        self._memory.close()
+        if isinstance(self._memory, mmap.mmap):
+            self._memory.close()
 
     def pick_up(self, token: int) -> None:
         """Say, in the child, that the assignment was read and its code may have to be loaded."""
-        self._memory[:] = _LAYOUT.pack(token, time.monotonic(), 0.0, 0)
+        self._picked_up = now = time.monotonic()
+        self._memory[:] = _LAYOUT.pack(token, now, 0.0, 0)
 
     def start(self, token: int) -> None:
         """Say, in the child, that the attempt starts now."""
-        picked_up = self.read().picked_up
-        self._memory[:] = _LAYOUT.pack(token, picked_up, time.monotonic(), 1)
+        self._memory[:] = _LAYOUT.pack(token, self._picked_up, time.monotonic(), 1)
 
     def enter(self, phase: int) -> None:
         """Say, in the child, that the attempt is in a later phase."""
         self._memory[_PHASE] = phase
+
+    def part(self) -> None:
+        """Share no more, in a fork of the child: what it stamps is its own affair."""
+        self._memory = bytearray(_LAYOUT.size)
 
     def read(self) -> StampReading:
         """Return what the child has stamped last."""
@@ -75,13 +81,3 @@ def _attach(inherited: InheritedFd) -> Stamp:
     stamp = Stamp(inherited.fd)
     stamp.close_fd()
     return stamp
-
-
-def _anonymous_file() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("fuseline-stamp")
-    import tempfile
-
-    fd, path = tempfile.mkstemp(prefix="fuseline-stamp-")  # macOS
-    os.unlink(path)
-    return fd

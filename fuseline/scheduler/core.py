@@ -45,6 +45,7 @@ from fuseline.scheduler.events import (
     Answer,
     Assign,
     Command,
+    Dropped,
     Event,
     Finished,
     Kill,
@@ -191,6 +192,20 @@ class Scheduler:
     def held_by(self, worker_id: str) -> tuple[int, ...]:
         """Return the live tokens of a worker, in the order they were given out."""
         return tuple(self._worker(worker_id).held)
+
+    def token_of(self, worker_id: str, report: StepReport) -> int | None:
+        """Return the live token that a report is about; None if this worker has none for it."""
+        if report.token is None:
+            found = self._find(report)
+            if found is None or found[0].workers.get(found[1]) != worker_id:
+                return None
+            return found[0].running[found[1]]
+        live = self._live.get(report.token)
+        if live is None or live[0] != worker_id:
+            return None
+        _, run, step = live
+        is_it = run.instance_id == report.instance_id and run.plan.names[step] == report.step_name
+        return report.token if is_it else None
 
     def assigned(self, token: int) -> tuple[Run, int]:
         """Return the run and the step that a live token stands for."""
@@ -382,17 +397,21 @@ class Scheduler:
                 attempt = None if step is None else run.attempts[step]
                 self._commands.append(Moved(run.instance_id, name, state, attempt, cause))
         run.journal.clear()
+        if run.dropped:
+            self._commands.append(Dropped(run.dropped))
+            run.dropped = []
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
     def _steps_requested(self, event: StepsRequested, now: float) -> None:
         worker = self._worker(event.worker_id)
         self._time_passed(TimePassed(), now)
-        for _ in range(event.limit):
-            run = self._oldest(worker)
-            if run is None:
-                return
-            self._assign(event.worker_id, worker, run, run.ready.pop(), now)
+        left = event.limit
+        while left > 0 and (run := self._oldest(worker)) is not None:
+            while left > 0 and run.ready:  # nothing becomes ready meanwhile, so that it stays the oldest
+                self._assign(event.worker_id, worker, run, run.ready.pop(), now)
+                left -= 1
+            self._follow(run)
 
     def _oldest(self, worker: _Worker) -> Run | None:
         firsts = [run for flow in worker.flows if (run := flow.ready.first()) is not None]
@@ -423,34 +442,25 @@ class Scheduler:
             memory_limit=plan.memory_limits[step],
         )
         self._commands.append(Assign(worker_id, assignment))
-        self._follow(run)
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
     def _reported(self, event: Reported, now: float) -> None:
-        report = event.report
-        token = self._token_of(event)
+        for report in event.reports:
+            self._commands.append(Answer(self._hear(event.worker_id, report, now)))
+
+    def _hear(self, worker_id: str, report: StepReport, now: float) -> ReportAnswer:
+        """Let follow what follows from a report, and return what to say to it."""
+        token = self.token_of(worker_id, report)
         if token is None:
-            self._forget_lingering(event.worker_id, report)
-            self._commands.append(Answer(self._answer_to_strange(report)))
-            return
+            self._forget_lingering(worker_id, report)
+            return self._answer_to_strange(report)
         _, run, step = self._release(token)
         delay = self._end_attempt(run, step, report, now)
         state = run.states[step]
         self._finish_if_done(run, now, reported=True)
         run_state = run.state if run.state.is_settled else None
-        answer = ReportAnswer(status=ReportStatus.ACCEPTED, step_state=state, delay=delay, run_state=run_state)
-        self._commands.append(Answer(answer))
-
-    def _token_of(self, event: Reported) -> int | None:
-        """Return the live token that a report is about, if its worker has it."""
-        found = self._find(event.report)
-        if found is None:
-            return None
-        run, step = found
-        if run.workers.get(step) != event.worker_id or event.report.token not in (run.running[step], None):
-            return None
-        return run.running[step]
+        return ReportAnswer(status=ReportStatus.ACCEPTED, step_state=state, delay=delay, run_state=run_state)
 
     def _find(self, report: StepReport) -> tuple[Run, int] | None:
         """Return the run and the step that a report names, if they are there."""

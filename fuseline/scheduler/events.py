@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -56,10 +56,10 @@ class StepsRequested(msgspec.Struct, frozen=True):
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """A worker says how an assignment ended; its result and error are encoded."""
+    """A worker says how assignments ended; their results and errors are encoded."""
 
     worker_id: str
-    report: StepReport
+    reports: Sequence[StepReport]
 
 
 class TimePassed(msgspec.Struct, frozen=True):
@@ -124,7 +124,7 @@ class Recall(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Say this to the report at hand."""
+    """Say this to the next of the reports at hand."""
 
     answer: ReportAnswer
 
@@ -155,4 +155,10 @@ class Moved(msgspec.Struct, frozen=True):
     cause: str  #: why, where the state does not say it; empty if it does
 
 
-Command = Assign | Kill | Recall | Answer | StepsReady | Finished | Moved
+class Dropped(msgspec.Struct, frozen=True):
+    """Nobody needs these values any more, which are in files."""
+
+    files: Sequence[str]
+
+
+Command = Assign | Kill | Recall | Answer | StepsReady | Finished | Moved | Dropped

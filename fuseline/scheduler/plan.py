@@ -24,6 +24,9 @@ class Arguments:
     variadic: tuple[str, tuple[int, ...]] | None  #: (the ``*parameter``, steps)
 
 
+_NONE = Arguments((), (), None)
+
+
 @dataclass(frozen=True, slots=True)
 class BoundPlan:
     """What a plan says once the names of the inputs are known."""
@@ -51,7 +54,8 @@ class Plan:
         self.stops_on_failure = schema.on_failure == "stop"
         self._check()
         self.predecessors = tuple(
-            tuple(self.index[name] for name in dict.fromkeys(step.predecessors)) for step in schema.steps
+            tuple(self.index[name] for name in dict.fromkeys(step.predecessors)) if step.predecessors else ()
+            for step in schema.steps
         )
         successors: list[list[int]] = [[] for _ in self.names]
         for i, before in enumerate(self.predecessors):
@@ -91,6 +95,8 @@ class Plan:
                     )
         if schema.on_failure not in ON_FAILURE:
             raise WorkflowError(f"the schema of workflow {schema.name!r} has on_failure={schema.on_failure!r}.")
+        if all(self.index[name] < i for i, step in enumerate(schema.steps) for name in step.predecessors):
+            return  # each step comes after those that it needs, as in every schema that a workflow has made
         before = {step.name: step.predecessors for step in schema.steps}
         _, cycle = order_before(self.names, before.__getitem__)
         if cycle is not None:
@@ -114,6 +120,10 @@ class Plan:
         sources: list[tuple[int, ...]] = []
         uses = [0] * len(self.names)
         for bindings in bind_workflow(self.schema, names):
+            if not bindings:
+                arguments.append(_NONE)
+                sources.append(())
+                continue
             from_inputs = tuple((b.parameter, b.from_input) for b in bindings if b.from_input is not None)
             from_steps = tuple((b.parameter, self.index[b.from_step]) for b in bindings if b.from_step is not None)
             variadic = None
@@ -131,11 +141,15 @@ class Plan:
 
 
 def _timeout(policies: tuple[PolicyConfig, ...]) -> float | None:
+    if not policies:
+        return None
     limits = (built_in_policy(policy, StepTimeoutPolicy) for policy in policies)
     return min((limit.seconds for limit in limits if limit is not None), default=None)
 
 
 def _memory_limit(policies: tuple[PolicyConfig, ...]) -> int | None:
+    if not policies:
+        return None
     limits = (built_in_policy(policy, MemoryLimitPolicy) for policy in policies)
     return min((limit.bytes for limit in limits if limit is not None), default=None)
 

@@ -29,6 +29,7 @@ class Run:
         "cancelled",
         "causes",
         "created",
+        "dropped",
         "due",
         "errors",
         "failed_steps",
@@ -88,6 +89,7 @@ class Run:
         self.workers: dict[int, str] = {}  #: {running step: who has its assignment}
         self.due: dict[int, float] = {}  #: {retrying step: when its next attempt may start}
         self.results: dict[int, Value] = {}
+        self.dropped: list[str] = []  #: files of results that nobody needs, of which the core has not told yet
         self.errors: dict[int, ErrorInfo] = {}
         self.causes: dict[int, str] = {}
         self.failures: dict[int, dict[int, int]] = {}  #: {step: {place of a policy: failures it decided}}
@@ -207,6 +209,8 @@ class Run:
         self.failures.pop(step, None)
         if self.uses[step]:
             self.results[step] = result
+        elif result.file:
+            self.dropped.append(result.file)
         for after in self.plan.successors[step]:
             self.missing[after] -= 1
             if not self.missing[after] and self.states[after] is State.PENDING:
@@ -331,4 +335,6 @@ class Run:
         for source in self.bound.sources[step]:
             self.uses[source] -= 1
             if not self.uses[source]:
-                self.results.pop(source, None)
+                unneeded = self.results.pop(source, None)
+                if unneeded is not None and unneeded.file:
+                    self.dropped.append(unneeded.file)

@@ -314,6 +314,7 @@ class LifeContract(BenchContract):
         with workplace_for(made) as (executor, program), self.gate() as gate:
             assert executor.workplace is not None
             path = executor.workplace.presence
+            assert path is not None
             with self.bench_of(executor, step) as bench:
                 token = bench.submit(step, gate=gate)
                 gate.wait_entered()
@@ -338,6 +339,7 @@ def workplace_for(executor: Executor) -> Iterator[tuple[Executor, Presence]]:
         values = Path(folder) / "values"
         values.mkdir()
         executor.workplace = Workplace(presence=Path(folder) / "presence", values=values)
+        assert executor.workplace.presence is not None
         program = Presence(executor.workplace.presence)
         try:
             yield executor, program

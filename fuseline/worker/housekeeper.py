@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from fuseline.step import Step
 from fuseline.worker.surroundings import Resources, Surroundings
@@ -17,15 +18,18 @@ class Housekeeper:
         isolation: whether to undo what an attempt has changed in the process.
         max_steps: attempts after which the process is spent; None for any number.
         max_memory: bytes of resident memory after an attempt, above which it is spent; None for any number.
+        on_wait: called before it waits for something, for a moment.
     """
 
-    def __init__(self, *, isolation: bool, max_steps: int | None, max_memory: int | None) -> None:
+    def __init__(
+        self, *, isolation: bool, max_steps: int | None, max_memory: int | None, on_wait: Callable[[], None]
+    ) -> None:
         self._isolation = isolation
         self._max_steps = max_steps
         self._max_memory = max_memory
         self._attempts = 0
         self._standard = (os.dup(0), os.dup(1), os.dup(2))
-        self._resources = Resources()
+        self._resources = Resources(on_wait)
         self._home = self._current = Surroundings(self._standard)
         self._of_steps: dict[Step, Surroundings] = {}  #: those that have a ``setup`` of their own
 
@@ -52,8 +56,11 @@ class Housekeeper:
             wanted.restore()
             self._current = wanted
 
-    def tidy_up(self) -> str:
+    def tidy_up(self, seconds: float) -> str:
         """Undo what an attempt has changed in the process.
+
+        Args:
+            seconds: how long it took.
 
         Returns:
             What cannot be undone, as the end of a sentence on the step; empty if nothing.
@@ -61,10 +68,10 @@ class Housekeeper:
         if not self._isolation:
             return ""
         try:
-            self._current.restore()
+            self._current.restore(seconds)
         except (OSError, ValueError) as error:
             return f"has changed its process in a way that cannot be undone ({type(error).__name__}: {error})"
-        left = self._resources.left_over()
+        left = self._resources.left_over(seconds)
         return left and f"has left {left}"
 
     def has_served_enough(self) -> bool:

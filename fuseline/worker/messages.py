@@ -17,9 +17,9 @@ The child says ``Ready`` once, when it has started.
 
 from __future__ import annotations
 
-import itertools
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FROM_CHILD",
+    "LATER",
     "TO_CHILD",
     "ChildSettings",
     "Close",
@@ -44,8 +45,15 @@ __all__ = [
     "ToChild",
     "Untouched",
     "check_report",
+    "may_be_heard_later",
     "stops_run",
 ]
+
+
+#: Seconds of an attempt of which there may be many more in this moment.
+_QUICK = 0.0002
+#: Seconds in which a child announces such reports at most once.
+LATER = 0.001
 
 
 class LoadWorkflow(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -102,6 +110,17 @@ class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None  #: bytes of resident memory after an attempt, above which it is spent
 
 
+def may_be_heard_later(report: AttemptReport) -> bool:
+    """Return whether a report is one of many that need not be announced one by one.
+
+    If it and the report before it are, a child lets its program find it in its own time: the program looks again
+    ``LATER`` seconds after it has heard such a report, and until then nobody waits long for it.
+    """
+    if report.outcome is not Outcome.RETURNED or report.started is None or report.ended is None:
+        return False
+    return report.ended - report.started < _QUICK
+
+
 def stops_run(assignment: StepAssignment, report: AttemptReport) -> bool:
     """Return whether nothing else of its run may start after this report."""
     decision = report.decision
@@ -118,11 +137,12 @@ def check_report(report: AttemptReport) -> None:
     is_known = returned or report.outcome in (Outcome.RAISED, Outcome.TIMED_OUT)
     has_its_parts = (report.result is not None) is returned and (report.error is not None) is not returned
     is_named = report.error is None or report.error.type_names
-    times = [each for each in (report.started, report.ended) if each is not None]
-    is_in_time = all(first <= then for first, then in itertools.pairwise([0.0, *times, time.monotonic()]))
+    started = 0.0 if report.started is None else report.started
+    ended = started if report.ended is None else report.ended
+    is_in_time = 0.0 <= started <= ended <= time.monotonic()
     if not (is_known and has_its_parts and is_named and is_in_time):
         raise ProtocolError("a report that makes no sense")
 
 
 TO_CHILD: Incoming[ToChild] = incoming(ToChild)
-FROM_CHILD: Incoming[FromChild] = incoming(FromChild)
+FROM_CHILD: Callable[[Any], FromChild] = msgspec.msgpack.Decoder(FromChild).decode

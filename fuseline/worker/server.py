@@ -14,25 +14,28 @@ import pickle
 import signal
 import sys
 import threading
+import time
 
 from msgspec.structs import replace
 
-from fuseline.attempt import Hosted, StepHost, seed_of
-from fuseline.channel import Channel, EncodingError
+from fuseline.attempt import Hosted, StepHost
+from fuseline.channel import EncodingError
 from fuseline.encoding import encode_error
 from fuseline.errors import NotPicklableError
 from fuseline.logs import RecordSender
-from fuseline.messages import AttemptReport, Outcome, Phase, StepAssignment
+from fuseline.messages import AttemptReport, Outcome, StepAssignment
 from fuseline.presence import Presence
-from fuseline.processes.inherited import InheritedFd
+from fuseline.processes.line import ChildLine, LineEnd
 from fuseline.processes.output import OutputMarks
 from fuseline.processes.safe_path import leave_safe_path
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.processes.victim import be_the_first_victim
+from fuseline.value_files import SharedMaps
 from fuseline.worker.housekeeper import Housekeeper
 from fuseline.worker.loading import loading
 from fuseline.worker.messages import (
+    LATER,
     TO_CHILD,
     ChildSettings,
     FromChild,
@@ -43,6 +46,7 @@ from fuseline.worker.messages import (
     Spent,
     ToChild,
     Untouched,
+    may_be_heard_later,
     stops_run,
 )
 from fuseline.worker.seeds import Seeds
@@ -50,10 +54,13 @@ from fuseline.worker.streams import Streams
 
 __all__ = ["child_main"]
 
+#: Seconds that an idle child keeps large values mapped, which need memory even when nobody needs them any more.
+_KEEP_MAPS = 0.5
+
 
 def child_main(
     settings: ChildSettings,
-    pipe: InheritedFd,
+    line: LineEnd,
     stamp: Stamp,
     tickets: Tickets,
     marks: OutputMarks,
@@ -61,9 +68,10 @@ def child_main(
 ) -> None:
     """Serve assignments until told to close. The target of a child process."""
     _detach(program)
-    presence = None if settings.workplace is None else Presence(settings.workplace.presence)
+    place = settings.workplace
+    presence = None if place is None or place.presence is None else Presence(place.presence)
     try:
-        _Server(pipe.fd, stamp, tickets, Streams(marks), settings).serve()
+        _Server(line.open(TO_CHILD), stamp, tickets, Streams(marks), settings).serve()
     except OSError as error:
         if error.errno == errno.EBADF:  # a step has closed what was not its own: nobody is left to tell
             os._exit(1)
@@ -96,8 +104,13 @@ def _detach(program: int) -> None:
 
 
 class _Server:
-    def __init__(self, pipe: int, stamp: Stamp, tickets: Tickets, streams: Streams, settings: ChildSettings) -> None:
-        self._channel: Channel[ToChild, FromChild] = Channel(pipe, TO_CHILD)
+    def __init__(
+        self, line: ChildLine[ToChild], stamp: Stamp, tickets: Tickets, streams: Streams, settings: ChildSettings
+    ) -> None:
+        self._line = line
+        self._has_more = False  #: whether something was said that the program may not have heard
+        self._may_wait = False  #: whether the last report was one that may be heard later
+        self._nudge_at = 0.0  #: then the next one must be announced, in monotonic seconds
         self._stamp = stamp
         self._tickets = tickets
         self._streams = streams
@@ -109,14 +122,20 @@ class _Server:
         self._seeds = Seeds() if settings.seeds else None
         self._settings = settings
         self._housekeeper = Housekeeper(
-            isolation=settings.isolation, max_steps=settings.max_steps, max_memory=settings.max_memory
+            isolation=settings.isolation,
+            max_steps=settings.max_steps,
+            max_memory=settings.max_memory,
+            on_wait=self._nudge,
         )
+        self._maps = SharedMaps()
         self._host = StepHost(
             killed_from_outside=True,
             workplace=settings.workplace,
             on_setup=self._housekeeper.has_set_up,
-            on_phase=self._enter,
+            on_phase=stamp.enter,
+            map_file=self._maps.map,
         )
+        os.register_at_fork(after_in_child=stamp.part)  # what a step has forked must not speak for it
         self._is_spent = False  #: whether it begins nothing more
         #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.
         self._failed_runs: set[str] = set()
@@ -126,7 +145,11 @@ class _Server:
         logging.getLogger().addHandler(RecordSender(self._send))
         self._send(Ready())
         while True:
-            for message in self._channel.receive():
+            if self._has_more:
+                self._nudge()
+            if self._maps and not self._line.wait(_KEEP_MAPS):
+                self._maps.clear()
+            for message in self._line.receive():
                 if isinstance(message, StepAssignment):
                     if not self._is_spent and self._tickets.redeem(message.token):
                         if message.instance_id in self._failed_runs:
@@ -140,12 +163,8 @@ class _Server:
                 else:
                     self._close()
                     return
-            if self._channel.has_ended:
+            if self._line.has_ended:
                 os.killpg(0, signal.SIGKILL)  # nobody is left to tell: go, and take along what was started
-
-    def _enter(self, phase: Phase) -> None:
-        if os.getpid() == self._pid:  # not in a fork that a step has left: it has the same stamp
-            self._stamp.enter(phase)
 
     def _close(self) -> None:
         self._host.close()
@@ -155,15 +174,18 @@ class _Server:
 
     def _attempt(self, assignment: StepAssignment) -> None:
         self._stamp.pick_up(assignment.token)
+        if self._maps:
+            self._maps.drop_unneeded()
         report = self._carry_out(assignment)
         if os.getpid() != self._pid:
             os._exit(0)  # the step has forked and both returned: the value of the first process counts
         if stops_run(assignment, report):
             self._failed_runs.add(assignment.instance_id)
-        if printed := self._streams.finish(report.token, _duration(report)):
-            self._channel.put(Printed(printed))
+        seconds = _duration(report)
+        if printed := self._streams.finish(report.token, seconds):
+            self._line.send(Printed(printed))
         try:
-            self._send(report)
+            self._send(report, nudge=self._must_be_heard(report))
         except EncodingError as error:  # for what nobody has thought of
             problem = NotPicklableError(
                 f"the report of step {assignment.step_name!r}", str(error), "Return plain data."
@@ -171,7 +193,7 @@ class _Server:
             error_info = encode_error(problem)
             self._send(replace(report, outcome=Outcome.RAISED, result=None, error=error_info))
         del report  # a result that is large
-        self._tidy_up()
+        self._tidy_up(seconds)
 
     def _carry_out(self, assignment: StepAssignment) -> AttemptReport:
         token, workflow_id = assignment.token, assignment.workflow_id
@@ -188,7 +210,7 @@ class _Server:
             problem = problem.with_traceback(error.__traceback__)
             return AttemptReport(token=token, outcome=Outcome.RAISED, error=encode_error(problem))
         if self._seeds is not None:
-            self._seeds.plant(seed_of(assignment.payload, step.name))
+            self._seeds.plant(assignment.payload, step.name)
         self._stamp.start(token)
         return self._host.carry_out(
             step,
@@ -199,24 +221,37 @@ class _Server:
             memory_limit=assignment.memory_limit,
         )
 
-    def _tidy_up(self) -> None:
+    def _tidy_up(self, seconds: float) -> None:
         """Make the process fit for the next attempt, or say that it is not."""
-        fault = self._housekeeper.tidy_up()
+        fault = self._housekeeper.tidy_up(seconds)
         if self._housekeeper.has_served_enough() or fault:
             self._is_spent = True
             self._send(Spent(fault))
 
-    def _send(self, message: FromChild) -> bool:
+    def _must_be_heard(self, report: AttemptReport) -> bool:
+        """Return whether this report must be announced now."""
+        could_wait, self._may_wait = self._may_wait, may_be_heard_later(report)
+        return not (could_wait and self._may_wait and time.monotonic() < self._nudge_at)
+
+    def _send(self, message: FromChild, *, nudge: bool = True) -> bool:
         """Send a message; return whether that is possible, which it is not from within another call of this."""
         with self._sending:
             if self._is_sending:
                 return False
             self._is_sending = True
             try:
-                self._channel.send(message)
+                self._line.send(message)
+                self._has_more = True
+                if nudge:
+                    self._nudge()
             finally:
                 self._is_sending = False
         return True
+
+    def _nudge(self) -> None:
+        self._line.nudge()
+        self._has_more = False
+        self._nudge_at = time.monotonic() + LATER
 
     def _load(self, workflow_id: str) -> Hosted:
         if workflow_id not in self._hosted:

@@ -4,7 +4,8 @@ A picture of the surroundings is taken before the first attempt, and again after
 change what it likes for that step. After an attempt everything is put back. What nobody can put back is a reason to end
 the process: a thread, a descriptor or a process that the attempt has left. Who else uses that, nobody can tell.
 
-Seen is what Python code changes by the usual means; C code that changes the handler of a signal is not.
+Seen is what Python code changes by the usual means. C code that changes the handler of a signal is not, nor anything
+that C code alone has changed in an attempt of less than 0.1 ms.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ import _signal  # type: ignore[import-not-found]  # ``signal`` makes an enum of 
 import _thread
 import contextlib
 import gc
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from fuseline.worker.changes import Changes
 
 __all__ = ["Resources", "Surroundings"]
 
 #: Signals that can have a handler.
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-_STREAMS = ("stdin", "stdout", "stderr")
 #: Seconds in which threads may end that an attempt has told to, without waiting for them.
 _PARTING = 0.1
+#: Seconds of an attempt that may have done more than can be noted: started a process, run C code that changes another.
+_LONG = 0.0001
 
 
 class Surroundings:
@@ -44,37 +49,46 @@ class Surroundings:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._environ = dict(_environ())
+        Changes.watch()
         self._handlers = list(map(_signal.getsignal, _SIGNALS))
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._path = sys.path
         self._paths = list(sys.path)
-        self._streams = [getattr(sys, name) for name in _STREAMS]
+        self._streams: list[Any] = [sys.stdin, sys.stdout, sys.stderr]
         self._limits = _limits()
 
-    def restore(self) -> None:
+    def restore(self, seconds: float = math.inf) -> None:
         """Put back what has changed.
+
+        Args:
+            seconds: that the attempt took which may have changed something.
 
         Raises:
             OSError, ValueError: that cannot be.
         """
         if "resource" in sys.modules:
             self._restore_limits()  # first: the others may need a descriptor
-        for fd, duplicate in enumerate(self._standard):
-            os.dup2(duplicate, fd)
+        if Changes.seen or seconds >= _LONG or _lowest_free(self._standard[0]) <= 2:
+            self._restore_process()
+        if sys.path is not self._path or self._paths != self._path:
+            sys.path = self._path
+            sys.path[:] = self._paths
+        self._restore_streams()
+
+    def _restore_process(self) -> None:
+        for fd, standard in enumerate(self._standard):
+            os.dup2(standard, fd)
         if self._cwd is not None and _cwd() != self._cwd:
             os.chdir(self._cwd)
         os.umask(self._umask)
         if _environ() != self._environ:
             self._restore_environ()
         for timer in _TIMERS:
-            signal.setitimer(timer, 0)  # before its signal gets its old meaning back, which may be the end
-        if list(map(_signal.getsignal, _SIGNALS)) != self._handlers:
+            _signal.setitimer(timer, 0)  # before its signal gets its old meaning back, which may be the end
+        if Changes.seen:
             self._restore_handlers()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        if sys.path is not self._path or self._paths != self._path:
-            sys.path = self._path
-            sys.path[:] = self._paths
-        self._restore_streams()
+        _signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        Changes.seen = False
 
     def _restore_environ(self) -> None:
         for name in set(_environ()) - set(self._environ):
@@ -88,11 +102,12 @@ class Surroundings:
                 _signal.signal(number, handler)
 
     def _restore_streams(self) -> None:
-        for fd, name in enumerate(_STREAMS):
-            stream = self._streams[fd]
-            if getattr(stream, "closed", False):
-                self._streams[fd] = stream = open(fd, "w" if fd else "r", buffering=1, closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
+        stdin, stdout, stderr = self._streams
+        if getattr(stdin, "closed", False) or getattr(stdout, "closed", False) or getattr(stderr, "closed", False):
+            for fd, stream in enumerate(self._streams):
+                if getattr(stream, "closed", False):
+                    self._streams[fd] = open(fd, "w" if fd else "r", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stdin, sys.stdout, sys.stderr = self._streams
 
     def _restore_limits(self) -> None:
         import resource
@@ -105,9 +120,14 @@ class Surroundings:
 
 
 class Resources:
-    """The threads, descriptors and processes that this process has when this is made."""
+    """The threads, descriptors and processes that this process has when this is made.
 
-    def __init__(self) -> None:
+    Args:
+        on_wait: called before ``left_over`` waits for something.
+    """
+
+    def __init__(self, on_wait: Callable[[], None]) -> None:
+        self._on_wait = on_wait
         self.accept()
 
     def accept(self) -> None:
@@ -118,8 +138,10 @@ class Resources:
         self._lowest_free = _lowest_free()
         self._processes = _processes() if _has_processes() else {}
 
-    def left_over(self) -> str:
-        """Say what else there is now, such as ``"thread 'pump' running"``; empty if nothing.
+    def left_over(self, seconds: float) -> str:
+        """Say what else there is after an attempt of so many seconds, such as ``"thread 'pump' running"``.
+
+        Empty if nothing. Who was that quick has started no process.
 
         Waits a moment for threads, if there are any. Descriptors that were opened and closed in another order may be
         found only after a later attempt.
@@ -128,7 +150,7 @@ class Resources:
             return f"{threads} running"
         if _lowest_free() != self._lowest_free and (descriptors := self._new_descriptors()):
             return descriptors
-        if _has_processes() and (processes := self._new_processes()):
+        if seconds >= _LONG and _has_processes() and (processes := self._new_processes()):
             return processes
         return ""
 
@@ -137,6 +159,7 @@ class Resources:
         return any(not thread.daemon for thread in set(threading.enumerate()) - self._threads)
 
     def _new_threads(self) -> str:
+        self._on_wait()
         until = time.monotonic() + _PARTING
         for thread in self._others():
             thread.join(max(0.0, until - time.monotonic()))
@@ -233,9 +256,9 @@ def _known_limits(numbers: list[int]) -> Iterator[tuple[int, tuple[int, int]]]:
             continue
 
 
-def _lowest_free() -> int:
+def _lowest_free(any_open: int = 0) -> int:
     """Return the number that the next descriptor would get: one that was left open has taken it."""
-    fd = os.dup(0)
+    fd = os.dup(any_open)
     os.close(fd)
     return fd
 

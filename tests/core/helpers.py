@@ -173,9 +173,12 @@ class Bench:
         return [assignment.step_name for assignment in self.take(limit, worker)]
 
     def report(self, report: StepReport, worker: str = "w") -> ReportAnswer:
-        self.handle(Reported(worker, report))
-        [answer] = self.told(Answer)
-        return answer.answer
+        [answer] = self.report_all([report], worker)
+        return answer
+
+    def report_all(self, reports: Sequence[StepReport], worker: str = "w") -> list[ReportAnswer]:
+        self.handle(Reported(worker, reports))
+        return [command.answer for command in self.told(Answer)]
 
     def succeed(self, assignment: StepAssignment, result: Any = None, worker: str = "w") -> ReportAnswer:
         return self.report(report_of(assignment, State.SUCCEEDED, result=encode(result)), worker)

@@ -28,26 +28,25 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report counts for whatever attempt of its step runs now."""
 
-    token_of = Scheduler._token_of
+    token_of = Scheduler.token_of
 
-    def token_of_any(self: Scheduler, event: Any) -> int | None:
-        return token_of(self, type(event)(event.worker_id, replace(event.report, token=None)))
+    def token_of_any(self: Scheduler, worker_id: str, report: Any) -> int | None:
+        return token_of(self, worker_id, replace(report, token=None))
 
-    monkeypatch.setattr(Scheduler, "_token_of", token_of_any)
+    monkeypatch.setattr(Scheduler, "token_of", token_of_any)
 
 
 def no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report counts whoever sends it."""
-    reported = Scheduler._reported
+    hear = Scheduler._hear
 
-    def as_if_by_the_holder(self: Scheduler, event: Any, now: float) -> None:
-        report = event.report
+    def as_if_by_the_holder(self: Scheduler, worker_id: str, report: Any, now: float) -> Any:
         for holder, run, step in self._live.values():
             if run.instance_id == report.instance_id and run.plan.names[step] == report.step_name:
-                event = type(event)(holder, report)
-        reported(self, event, now)
+                worker_id = holder
+        return hear(self, worker_id, report, now)
 
-    monkeypatch.setattr(Scheduler, "_reported", as_if_by_the_holder)
+    monkeypatch.setattr(Scheduler, "_hear", as_if_by_the_holder)
 
 
 def leases_that_survive(monkeypatch: pytest.MonkeyPatch) -> None:

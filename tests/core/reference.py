@@ -248,14 +248,17 @@ class Reference:
     # -- ends of attempts ---------------------------------------------------------------------------------------------
 
     def _reported(self, event: Reported, now: float) -> None:
-        report = event.report
+        for report in event.reports:
+            self._hear(event.worker_id, report, now)
+
+    def _hear(self, worker_id: str, report: StepReport, now: float) -> None:
         run = self.runs.get(report.instance_id)
         step = run.steps.get(report.step_name) if run is not None else None
         if run is None or step is None:
             self._said.append(("answer", ReportStatus.UNKNOWN, None, 0.0, None))
             return
         token = report.token if report.token is not None else step.token
-        if token is None or self.held.get(token) != (event.worker_id, run.name, step.schema.name):
+        if token is None or self.held.get(token) != (worker_id, run.name, step.schema.name):
             was_given = step.attempts > 0 or (report.token is not None and 0 < report.token <= self.last_token)
             status = ReportStatus.STALE if was_given else ReportStatus.UNKNOWN
             self._said.append(("answer", status, None, 0.0, None))

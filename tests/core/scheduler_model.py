@@ -230,8 +230,7 @@ class SchedulerModel(RuleBasedStateMachine):
 
     def _act(self, action: str, which: int, number: int, state: State, decision: FailureDecision | None) -> None:
         if action == "report":
-            for _ in range(1 + number % 3):  # several in a row, so that siblings end together
-                self.report(which, state, decision, names_token=bool(number % 2))
+            self.report(which, state, decision, names_token=bool(number % 2), count=1 + number % 3)
         elif action == "succeed":
             self.report(which, State.SUCCEEDED, None, names_token=bool(number % 2))
         elif action == "request":
@@ -353,24 +352,34 @@ class SchedulerModel(RuleBasedStateMachine):
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
-    def report(self, which: int, state: State, decision: FailureDecision | None, *, names_token: bool) -> None:
+    def report(
+        self, which: int, state: State, decision: FailureDecision | None, *, names_token: bool, count: int = 1
+    ) -> None:
+        """Let so many assignments of a worker end together."""
         if not self.held:
             return
-        worker, assignment = self.held.pop(list(self.held)[which % len(self.held)])
+        worker, _ = self.held[list(self.held)[which % len(self.held)]]
+        tokens = [token for token, (holder, _) in self.held.items() if holder == worker]
+        start = which % len(tokens)
+        assignments = [self.held.pop(token)[1] for token in (tokens[start:] + tokens[:start])[:count]]
         failed = state is State.FAILED
-        report = report_of(
-            assignment,
-            state,
-            token=assignment.token if names_token else None,
-            result=encode(assignment.step_name),
-            error=error_info() if failed and names_token else None,
-            decision=decision if failed else None,
-            decided_by=0 if failed and decision and which % 2 else None,
-        )
-        answer = self.bench.report(report, worker)
-        self.fired[f"report {state}"] += 1
-        assert answer.status is ACCEPTED
-        self.past.append((worker, assignment))
+        reports = [
+            report_of(
+                assignment,
+                state,
+                token=assignment.token if names_token else None,
+                result=encode(assignment.step_name),
+                error=error_info() if failed and names_token else None,
+                decision=decision if failed else None,
+                decided_by=0 if failed and decision and which % 2 else None,
+            )
+            for assignment in assignments
+        ]
+        answers = self.bench.report_all(reports, worker)
+        self.fired[f"report {state}"] += len(reports)
+        self.fired["report together"] += len(reports) > 1
+        assert [answer.status for answer in answers] == [ACCEPTED] * len(reports)
+        self.past += [(worker, assignment) for assignment in assignments]
 
     def report_again(self, which: int, state: State) -> None:
         """Repeat reports, of the newest assignments first."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fuseline.messages import FailureDecision
-from fuseline.scheduler import RunForgotten
+from fuseline.messages import FailureDecision, StepAssignment
+from fuseline.scheduler import Dropped, RunForgotten
 from fuseline.scheduler.plan import Plan
 from fuseline.schema import ParameterSchema, WorkflowSchema
 from fuseline.states import State
+from fuseline.values import Value
 
-from .helpers import Bench, dag, step_schema
+from .helpers import Bench, dag, report_of, step_schema
 
 
 def kept(bench: Bench, instance_id: str = "r") -> set[str]:
@@ -211,3 +212,32 @@ def test_what_a_result_is_needed_for_is_counted_once_for_each_set_of_inputs():
     plan = Plan(dag("a>b a>c", outputs="a b c"))
     assert plan.bind([]).uses == (3, 1, 1)  # a is an output, too
     assert plan.bind([]) is plan.bind(())
+
+
+def in_a_file(bench: Bench, assignment: StepAssignment) -> list[str]:
+    """Let a step succeed with a result that is in a file of its name; return the files that are dropped by that."""
+    bench.report(report_of(assignment, State.SUCCEEDED, result=Value(file=assignment.step_name)))
+    return [file for command in bench.told(Dropped) for file in command.files]
+
+
+def test_a_file_is_dropped_once_with_the_result_that_is_in_it():
+    bench = Bench(dag("a>b>c a>d", outputs="c"))
+    bench.dispatch()
+    dropped = []
+    for name in "abcd":
+        assignment = bench.take_one()
+        assert assignment.step_name == name
+        dropped.append(in_a_file(bench, assignment))
+    assert dropped == [[], [], ["b"], ["a", "d"]]
+    assert kept_files(bench) == {"c"}
+
+
+def test_what_is_in_no_file_is_not_dropped():
+    bench = Bench(dag("a>b"))
+    bench.dispatch()
+    bench.step_through("a")
+    assert in_a_file(bench, bench.take_one()) == []
+
+
+def kept_files(bench: Bench) -> set[str]:
+    return {value.file for value in bench.run("r").results.values()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fuseline.messages import ReportStatus
+from fuseline.messages import ReportAnswer, ReportStatus, StepReport
 from fuseline.scheduler import Answer, Assign, Command, Event, Finished, Reported, Scheduler, StepsRequested
 from fuseline.scheduler.invariants import check_scheduler
 from fuseline.scheduler.run import Run
@@ -46,14 +46,17 @@ class Witness:
             assert isinstance(event, StepsRequested), "nobody gets a step without having asked"
             assert {command.worker_id for command in assigned} == {event.worker_id}
             assert len(assigned) <= event.limit, "running steps never exceed the slots"
+        reports = iter(event.reports if isinstance(event, Reported) else ())
         for command in commands:
             if isinstance(command, Assign):
                 self._see_assignment(command)
             elif isinstance(command, Finished):
                 self._see_end(command)
             elif isinstance(command, Answer):
-                assert isinstance(event, Reported)
-                self._see_answer(event, command)
+                report = next(reports, None)
+                assert report is not None, "there is an answer to each report, and no other"
+                self._see_answer(report, command.answer)
+        assert next(reports, None) is None, "there is an answer to each report"
         check_scheduler(self._scheduler)
         for run in self._scheduler.runs.values():
             self._see_outcomes(run)
@@ -80,8 +83,7 @@ class Witness:
         assert self._announced[f"end of {command.instance_id}"] == 1, "a run ends once"
         assert command.state is self._scheduler.run(command.instance_id).state
 
-    def _see_answer(self, event: Reported, command: Answer) -> None:
-        answer, report = command.answer, event.report
+    def _see_answer(self, report: StepReport, answer: ReportAnswer) -> None:
         if answer.status is not ReportStatus.ACCEPTED:
             assert (answer.step_state, answer.run_state, answer.delay) == (None, None, 0.0)
         elif report.state is State.READY:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -36,7 +35,7 @@ class Hostile(Step):
 
 
 class Forge(Step):
-    """Writes a report on itself into the pipe of its child, and goes on."""
+    """Puts a report on itself among what its child says, and goes on."""
 
     def __init__(self, report: list[Any]) -> None:
         super().__init__()
@@ -45,8 +44,9 @@ class Forge(Step):
     def run_step(self) -> None:
         [server] = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Server"]
         kind, _, *rest = self.report
-        body = msgspec.msgpack.encode([[kind, server._stamp.read().token, *rest]])
-        os.write(server._channel._fd, b"FL" + struct.pack("!Q", len(body)) + body)
+        body = msgspec.msgpack.encode([kind, server._stamp.read().token, *rest])
+        server._line._outbox.put(memoryview(body))
+        server._line.nudge()
         while True:  # until it is killed for it
             time.sleep(3600)
 

@@ -100,14 +100,14 @@ def test_what_setup_opens_and_changes_stays_for_its_step_alone(caplog: pytest.Lo
 
 
 def test_a_process_that_cannot_be_put_back_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Surroundings) -> None:
+    def refuse(self: Surroundings, seconds: float) -> None:
         raise OSError("operation not permitted")
 
-    keeper = Housekeeper(isolation=True, max_steps=None, max_memory=None)
+    keeper = Housekeeper(isolation=True, max_steps=None, max_memory=None, on_wait=list)
     try:
-        assert keeper.tidy_up() == ""
+        assert keeper.tidy_up(1.0) == ""
         monkeypatch.setattr(Surroundings, "restore", refuse)
-        assert "cannot be undone (OSError: operation not permitted)" in keeper.tidy_up()
+        assert "cannot be undone (OSError: operation not permitted)" in keeper.tidy_up(1.0)
     finally:
         for fd in keeper._standard:
             os.close(fd)

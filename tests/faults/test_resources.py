@@ -18,7 +18,7 @@ from fuseline.errors import BrokerError, FuselineError, StoreError
 from ..broker.conftest import wait_gone
 from ..broker.workflows import Bytes, adding, values_of
 
-LARGE = 100_000
+LARGE = 4_000_000  #: with half of it, there is room for what a program shares with its children
 
 
 @contextmanager

@@ -22,10 +22,11 @@ import psutil
 import pytest
 
 from fuseline import Step, Workflow
-from fuseline.channel import Channel, incoming
+from fuseline.channel import incoming
 from fuseline.processes import guardian
 from fuseline.processes.child import Child
 from fuseline.processes.inherited import InheritedFd
+from fuseline.processes.line import LineEnd
 from fuseline.processes.output import Output, OutputMarks
 from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
@@ -41,7 +42,7 @@ class Started(msgspec.Struct):
     cap: str | None
 
 
-INCOMING = incoming(Started)
+DECODE = msgspec.msgpack.Decoder(Started).decode
 
 
 def lead_a_group(program: int) -> None:
@@ -53,30 +54,33 @@ def show_nothing(stream: int, text: bytes) -> None:
     pass
 
 
-def return_at_once(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
+def return_at_once(line: LineEnd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     lead_a_group(program)
 
 
-def say_and_wait(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
+def say_and_wait(line: LineEnd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     """Stamp, start a process that would stay, say its pid, and wait for the end of the pipe."""
     lead_a_group(program)
     stamp.pick_up(7)
     stamp.start(7)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    channel = Channel(pipe.fd, INCOMING)
-    channel.send(Started(process.pid, os.environ.get("CAP")))
-    list(channel.receive())
+    said = line.open(incoming(Started))
+    said.send(Started(process.pid, os.environ.get("CAP")))
+    said.nudge()
+    list(said.receive())
 
 
-def say_what_is_blocked(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
+def say_what_is_blocked(line: LineEnd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     lead_a_group(program)
     blocked = sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
-    Channel(pipe.fd, INCOMING).send(Started(os.getpid(), " ".join(blocked)))
+    said = line.open(incoming(Started))
+    said.send(Started(os.getpid(), " ".join(blocked)))
+    said.nudge()
 
 
-def ignore_sigterm(pipe: InheritedFd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
+def ignore_sigterm(line: LineEnd, stamp: Stamp, tickets: Tickets, marks: OutputMarks, program: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    say_and_wait(pipe, stamp, tickets, marks, program)
+    say_and_wait(line, stamp, tickets, marks, program)
 
 
 @pytest.fixture(autouse=True)
@@ -89,13 +93,13 @@ def guarded() -> Iterator[None]:
 def hear(child: Child[Started]) -> Started:
     readable, _, _ = select.select([child.fileno()], [], [], HANG)
     assert readable
-    [message] = child.channel.receive()
+    [message] = child.line.receive()
     return message
 
 
 def test_ctrl_c_waits_until_a_child_has_left_the_terminal() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    child = Child(say_what_is_blocked, {}, INCOMING, show_nothing)
+    child = Child(say_what_is_blocked, {}, DECODE, show_nothing)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     assert hear(child).cap == "SIGINT"
     drive_to_the_end(child)
@@ -112,7 +116,7 @@ def drive_to_the_end(child: Child[Started]) -> None:
 
 
 def test_a_child_that_returns_is_gone_with_its_exit_code() -> None:
-    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    child = Child(return_at_once, {}, DECODE, show_nothing)
     drive_to_the_end(child)
     assert child.returncode == 0
     assert not is_running(child.pid)
@@ -120,7 +124,7 @@ def test_a_child_that_returns_is_gone_with_its_exit_code() -> None:
 
 @pytest.mark.parametrize("target", [say_and_wait, ignore_sigterm])
 def test_an_ended_child_is_gone_with_what_it_started(target: object) -> None:
-    child = Child(target, {"CAP": "2"}, INCOMING, show_nothing)  # type: ignore[arg-type]
+    child = Child(target, {"CAP": "2"}, DECODE, show_nothing)  # type: ignore[arg-type]
     started = hear(child)
     assert started.cap == "2"
     stamp = child.stamp.read()
@@ -134,7 +138,7 @@ def test_an_ended_child_is_gone_with_what_it_started(target: object) -> None:
 
 
 def test_what_a_dead_child_has_started_goes_too() -> None:
-    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    child = Child(say_and_wait, {}, DECODE, show_nothing)
     pid = hear(child).pid
     os.kill(child.pid, signal.SIGKILL)
     drive_to_the_end(child)
@@ -143,7 +147,7 @@ def test_what_a_dead_child_has_started_goes_too() -> None:
 
 
 def test_many_children_end_side_by_side() -> None:
-    children = [Child(ignore_sigterm, {}, INCOMING, show_nothing) for _ in range(4)]
+    children = [Child(ignore_sigterm, {}, DECODE, show_nothing) for _ in range(4)]
     for child in children:
         hear(child)
     now = time.monotonic()
@@ -159,7 +163,7 @@ def test_many_children_end_side_by_side() -> None:
 def test_a_program_that_ignores_the_end_of_children_loses_only_the_exit_code() -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        child = Child(return_at_once, {}, INCOMING, show_nothing)
+        child = Child(return_at_once, {}, DECODE, show_nothing)
         drive_to_the_end(child)
         assert child.returncode is None
     finally:
@@ -169,7 +173,7 @@ def test_a_program_that_ignores_the_end_of_children_loses_only_the_exit_code() -
 def test_the_guardian_survives_the_signals_of_a_terminal_and_ends_with_its_pipe() -> None:
     process = guardian._process
     assert process is not None
-    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    child = Child(say_and_wait, {}, DECODE, show_nothing)
     hear(child)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(process.pid, number)
@@ -180,7 +184,7 @@ def test_the_guardian_survives_the_signals_of_a_terminal_and_ends_with_its_pipe(
 
 def test_a_child_can_be_had_where_there_are_no_files_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
-    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    child = Child(say_and_wait, {}, DECODE, show_nothing)
     hear(child)
     assert child.stamp.read().token == 7
     child.end(time.monotonic(), grace=HANG)
@@ -189,7 +193,7 @@ def test_a_child_can_be_had_where_there_are_no_files_without_a_name(monkeypatch:
 
 
 def test_descriptors_of_children_may_be_high() -> None:
-    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    child = Child(return_at_once, {}, DECODE, show_nothing)
     low = child._exit_fd
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
@@ -209,7 +213,7 @@ def test_descriptors_of_children_may_be_high() -> None:
 def test_who_does_not_end_after_sigkill_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    child = Child(say_and_wait, {}, INCOMING, show_nothing)
+    child = Child(say_and_wait, {}, DECODE, show_nothing)
     started = hear(child).pid
     with monkeypatch.context() as patch:  # as if both were in an uninterruptible wait of the kernel
         patch.setattr("fuseline.processes.child.signal_group", lambda *_: None)
@@ -228,7 +232,7 @@ def test_who_does_not_end_after_sigkill_is_given_up(
 
 
 def test_multiprocessing_does_not_reap_children_whose_number_we_still_need() -> None:
-    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    child = Child(return_at_once, {}, DECODE, show_nothing)
     select.select([child.exit_fd], [], [], HANG)
     assert child.has_exited()
     assert multiprocessing.active_children() == []  # which reaps what has ended of its own
@@ -238,7 +242,7 @@ def test_multiprocessing_does_not_reap_children_whose_number_we_still_need() -> 
 
 
 def test_a_number_that_is_another_process_s_by_now_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    child = Child(return_at_once, {}, DECODE, show_nothing)
     select.select([child.exit_fd], [], [], HANG)
     os.waitpid(child.pid, 0)  # the program does so
     signals: list[int] = []
@@ -325,7 +329,7 @@ def test_a_guardian_that_was_killed_is_missed_by_nobody() -> None:
     assert process is not None
     process.kill()
     process.wait(HANG)
-    child = Child(return_at_once, {}, INCOMING, show_nothing)
+    child = Child(return_at_once, {}, DECODE, show_nothing)
     drive_to_the_end(child)
     assert child.returncode == 0
 
