@@ -154,8 +154,7 @@ class StepHost:
 
     def _value_of(self, step: Step, policies: Sequence[StepPolicy], payload: Payload, workflow_id: str) -> Value:
         shared = _build(payload, map_value if step.writable_arguments else self._map_file)
-        _, value = self.run(step, policies, shared, workflow_id=workflow_id)
-        return value
+        return self.run(step, policies, shared, workflow_id=workflow_id)[1]
 
     def run(
         self, step: Step, policies: Sequence[StepPolicy], shared: Mapping[str, Any], *, workflow_id: str
@@ -198,6 +197,9 @@ class StepHost:
         return plan
 
     def _ensure_set_up(self, step: Step) -> None:
+        if type(step).setup is Step.setup:  # and there is nothing to do
+            self._set_up[step] = None
+            return
         with self._lock:
             lock = self._locks.setdefault(step, threading.Lock())
         with lock:  # a second thread waits for the first one's setup
@@ -263,6 +265,8 @@ class _CallPlan:
 
     def _arguments(self, shared: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments for ``run_step``; what it does not take is left out."""
+        if not shared:
+            return [], {}  # the call itself raises the TypeError that says what is missing
         if self._takes_names:
             return [], {each.name: shared[each.name] for each in self._parameters if each.name in shared}
         args: list[Any] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fuseline.errors import UnboundParameterError, UnknownInputError
 from fuseline.schema import StepSchema, WorkflowSchema
 
-__all__ = ["Binding", "bind_step", "bind_workflow"]
+__all__ = ["Binding", "bind_step", "bind_workflow", "check_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,22 @@ def bind_workflow(schema: WorkflowSchema, input_names: Iterable[str]) -> tuple[t
         UnboundParameterError: a required parameter has no source.
     """
     names = frozenset(input_names)
+    check_inputs(schema, names)
+    return tuple(bind_step(step, names) for step in schema.steps)
+
+
+def check_inputs(schema: WorkflowSchema, names: frozenset[str]) -> None:
+    """Make sure that each of these inputs is taken by a step.
+
+    Raises:
+        UnknownInputError: one is not.
+    """
+    if not names:
+        return
     takes = {p.name for step in schema.steps for p in step.parameters if p.depends_on is None and not p.variadic}
     unknown = names - takes
     if unknown:
         raise UnknownInputError(schema.name, unknown, takes)
-    return tuple(bind_step(step, names) for step in schema.steps)
 
 
 def bind_step(step: StepSchema, input_names: frozenset[str]) -> tuple[Binding, ...]:

@@ -192,6 +192,8 @@ class ProcessEngine:
         for lane in self._lanes:
             lane.worker_id = self._broker.register_worker([served.schema for served in lane.workflows.values()])
             stack.callback(self._broker.unregister_worker, lane.worker_id)
+            if lane.executor.chains:
+                self._broker.allow_chains(lane.worker_id)
             selector.register(self._broker.news(lane.worker_id).fileno(), selectors.EVENT_READ)
             selector.register(lane.executor.fileno(), selectors.EVENT_READ)
         drains = False
@@ -221,7 +223,7 @@ class ProcessEngine:
             reports = lane.poll()
         finally:
             signals.interrupts = False
-        ends = [end for report in reports if (end := self._judge(lane, report)) is not None]
+        ends = [end for report in reports if (end := self._judge(lane, report)) is not None] if reports else []
         lane.unanswered.extend(ends)
         room = 0 if drains else lane.room()
         answers, assignments = broker.trade(lane.worker_id, [end.report for end in ends], room)
@@ -241,7 +243,8 @@ class ProcessEngine:
         self._heed(lane, notices, unwanted)
         begun = lane.executor.begun()
         for token in list(lane.untold) if begun is None else begun:
-            self._tell_start(lane, token)
+            if token in lane.untold:
+                self._tell_start(lane, token)
 
     def _is_done(self, drains: bool, block: bool) -> bool:
         if any(lane.running or lane.unanswered for lane in self._lanes):
@@ -262,10 +265,8 @@ class ProcessEngine:
     # -- one assignment -----------------------------------------------------------------------------------------------
 
     def _tell_start(self, lane: Lane, token: int) -> None:
-        """Tell the observers of a start, unless they know."""
-        assignment = lane.untold.pop(token, None)
-        if assignment is None:
-            return
+        """Tell the observers of a start, of which they do not know."""
+        assignment = lane.untold.pop(token)
         served = lane.workflows[assignment.workflow_id]
         step, _ = served.hosted[assignment.step_name]
         step.state, step.error = State.RUNNING, None
@@ -291,6 +292,17 @@ class ProcessEngine:
             return None
         served = lane.workflows[assignment.workflow_id]
         step, policies = served.hosted[assignment.step_name]
+        if report.outcome is Outcome.RETURNED:
+            said = StepReport(
+                workflow_id=assignment.workflow_id,
+                instance_id=assignment.instance_id,
+                step_name=assignment.step_name,
+                state=State.SUCCEEDED,
+                result=report.result,
+                token=report.token,
+                output=report.output,
+            )
+            return End(said, assignment, step, served.observers, None)
         state, error = _judge(assignment, report)
         if state is State.READY:
             lane.untold.pop(report.token, None)  # it never started
@@ -304,7 +316,6 @@ class ProcessEngine:
             instance_id=assignment.instance_id,
             step_name=assignment.step_name,
             state=state,
-            result=report.result,
             error=report.error if error is not None else None,
             token=report.token,
             decision=decision,
@@ -315,7 +326,8 @@ class ProcessEngine:
 
     def _tell_end(self, lane: Lane, end: End, answer: ReportAnswer) -> None:
         """Tell the observers what the broker has made of the end of an attempt."""
-        self._tell_start(lane, end.assignment.token)
+        if end.assignment.token in lane.untold:
+            self._tell_start(lane, end.assignment.token)
         if answer.status is not ReportStatus.ACCEPTED:
             _log.info("%s report of step %r of run %s", answer.status, end.step.name, end.report.instance_id)
             return
@@ -333,9 +345,7 @@ def _unwanted(notices: Sequence[Notice]) -> set[int]:
 
 
 def _judge(assignment: StepAssignment, report: AttemptReport) -> tuple[State, BaseException | None]:
-    """Return what an outcome means for the step, and the exception if it means a failure."""
-    if report.outcome is Outcome.RETURNED:
-        return State.SUCCEEDED, None
+    """Return what an outcome other than success means for the step, and the exception if it means a failure."""
     if report.outcome is Outcome.KILLED:
         return State.CANCELLED, None
     if report.outcome is Outcome.LOST and report.started is None:

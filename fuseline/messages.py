@@ -126,6 +126,9 @@ class StepAssignment(msgspec.Struct, frozen=True, kw_only=True, array_like=True,
     timeout: float | None = None  #: seconds from the start of the attempt in its slot; None means no limit
     failure_stops_run: bool = True  #: whether nothing else of its run may start once it has failed
     memory_limit: int | None = None  #: resident bytes of all its processes; None means no limit
+    #: Token of the assignment that it follows: it begins where that one has returned, right after it and only then.
+    #: Its payload has ``COMING`` for that one's result. None if it begins anywhere.
+    follows: int | None = None
 
 
 class KillNotice(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -33,6 +33,8 @@ class Observers:
         self._workflow = workflow
         #: {name of a hook: those to call, and whose they are}
         self._calls: dict[str, list[tuple[str, Callable[..., None]]]] = {hook: [] for hook in WorkflowPolicy._hooks}
+        self.heed_starts = False  #: whether anybody wants to know of starts
+        self._heed_ends = False  #: whether anybody wants to know of anything else
         for observer in workflow.observers:
             self.add(observer)
 
@@ -41,14 +43,13 @@ class Observers:
         for hook, calls in self._calls.items():
             if overrides(observer, hook):
                 calls.append((type(observer).__name__, getattr(observer, hook)))
-
-    @property
-    def heed_starts(self) -> bool:
-        """Whether anybody wants to know of starts."""
-        return bool(self._calls["on_workflow_start"] or self._calls["on_step_start"])
+                self.heed_starts |= hook in ("on_workflow_start", "on_step_start")
+                self._heed_ends |= hook not in ("on_workflow_start", "on_step_start")
 
     def heed_end(self, answer: ReportAnswer, error: BaseException | None) -> bool:
         """Return whether anybody wants to know of an end like this."""
+        if not self._heed_ends:
+            return False
         calls = self._calls
         return bool(
             (error is None and calls["on_step_success"])

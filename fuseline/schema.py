@@ -146,12 +146,25 @@ def fingerprint(
     import hashlib  # not where a child would import it, too: it takes time
 
     digest = hashlib.sha256(_canonical([outputs, on_failure, policies]).encode())
-    for step in _plain_steps(steps):  # one by one: a hundred thousand at a time would keep the garbage collector busy
-        digest.update(_canonical(step).encode())
+    parameters: dict[int, str] = {}  # steps of one class share theirs
+    for step in steps:
+        known = parameters.get(id(step.parameters))
+        if known is None:
+            plain = [_plain_parameter(parameter) for parameter in step.parameters]
+            known = parameters[id(step.parameters)] = _canonical(plain)
+        # As _canonical would write it, which takes several times as long.
+        before = ",".join(map(_quoted, step.predecessors))
+        policies_text = _canonical(step.policies) if step.policies else "[]"
+        text = (
+            f'{{"kind":{_quoted(step.kind)},"name":{_quoted(step.name)},"parameters":{known},'
+            f'"policies":{policies_text},"predecessors":[{before}]}}'
+        )
+        digest.update(text.encode())
     return digest.hexdigest()
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring_ascii
 
 
 def _plain_steps(steps: tuple[StepSchema, ...]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["NEXT_RUN_STATES", "NEXT_STEP_STATES", "State"]
+__all__ = ["NEXT_RUN_STATES", "NEXT_STEP_STATES", "SETTLED", "State"]
 
 
 class State(enum.StrEnum):
@@ -30,10 +30,10 @@ class State(enum.StrEnum):
     @property
     def is_settled(self) -> bool:
         """Whether this is an end: nothing moves on from here."""
-        return self in _SETTLED
+        return self in SETTLED
 
 
-_SETTLED = frozenset({State.SUCCEEDED, State.FAILED, State.SKIPPED, State.CANCELLED})
+SETTLED = frozenset({State.SUCCEEDED, State.FAILED, State.SKIPPED, State.CANCELLED})
 _NOWHERE: frozenset[State] = frozenset()
 
 NEXT_STEP_STATES: dict[State, frozenset[State]] = {

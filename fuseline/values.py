@@ -11,7 +11,7 @@ import msgspec
 
 from fuseline.errors import FuselineError
 
-__all__ = ["ErrorInfo", "Value", "encode_own_error", "type_name", "type_names"]
+__all__ = ["COMING", "ErrorInfo", "Value", "encode_own_error", "type_name", "type_names"]
 
 
 class Value(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -19,6 +19,10 @@ class Value(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     data: bytes = b""
     file: str = ""  #: path of the file that has the pickle instead, if it is large
+
+
+#: Stands for a result that is not there yet: that of the assignment which another one follows.
+COMING = Value()
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

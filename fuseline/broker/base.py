@@ -182,6 +182,12 @@ class Broker(ABC):
         answers = self.report_steps(worker_id, reports) if reports else ()
         return Traded(answers, self.get_steps(worker_id, room) if room else ())
 
+    def allow_chains(self, worker_id: str) -> None:  # noqa: B027 - a broker may do nothing about it
+        """Let this worker have steps together with those that they follow (``StepAssignment.follows``).
+
+        A broker that can do so saves it the way back and forth for each step of a chain.
+        """
+
     @abstractmethod
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
         """Say that the worker is alive; return what it should know since the last call.
@@ -315,6 +321,8 @@ def encode_report(report: StepReport, payload: Payload | None) -> StepReport:
     Raises:
         WorkflowError: an assignment cannot end with the report's state.
     """
+    if type(report.result) is Value and report.state is State.SUCCEEDED:
+        return report
     if report.state not in REPORTABLE:
         raise WorkflowError(
             f"step {report.step_name!r} cannot be reported as {report.state!r}. Use one of "

@@ -65,6 +65,8 @@ class _Mailbox:
     def __init__(self) -> None:
         self.notices: list[Notice] = []
         self.wakeup: Wakeup | None = None
+        #: Whether it takes steps together with those that they follow. Such a worker is not written by hand.
+        self.chains = False
         self.handed: dict[int | None, Payload] = {}  #: by token: what a hand-written worker leaves its notes in
 
     def wake(self) -> None:
@@ -127,13 +129,17 @@ class MemoryBroker(Broker):
         if mailbox.wakeup is not None:
             mailbox.wakeup.close()
 
+    def allow_chains(self, worker_id: str) -> None:
+        self._mailbox(worker_id).chains = True
+
     def get_steps(self, worker_id: str, limit: int) -> Sequence[StepAssignment]:
         with self._changed:
             mailbox = self._mailbox(worker_id)
-            commands = self._handle(StepsRequested(worker_id, limit), caller=worker_id)
+            commands = self._handle(StepsRequested(worker_id, limit, mailbox.chains), caller=worker_id)
             assignments = [command.assignment for command in commands if type(command) is Assign]
-            for assignment in assignments:
-                mailbox.handed[assignment.token] = assignment.payload
+            if not mailbox.chains:
+                for assignment in assignments:
+                    mailbox.handed[assignment.token] = assignment.payload
             if len(assignments) < limit:
                 for workflow_id in self._serves[worker_id]:
                     self._hungry.setdefault(workflow_id, set()).add(worker_id)
@@ -157,7 +163,10 @@ class MemoryBroker(Broker):
     def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
         handed = self._mailbox(worker_id).handed
         with self._changed:
-            tokens = [self._token_of(worker_id, report) for report in reports]
+            tokens = [
+                self._scheduler.token_of(worker_id, report) if report.token is None else report.token
+                for report in reports
+            ]
         payloads = list(map(handed.get, tokens))
         encoded = list(map(encode_report, reports, payloads))
         with self._changed:
@@ -167,25 +176,22 @@ class MemoryBroker(Broker):
             for token, report, answer in zip(tokens, encoded, answers, strict=True):
                 if answer.step_state is not None:
                     handed.pop(token, None)
-                    self._keep_output(report)
+                    if report.output:
+                        self._keep_output(report)
                 elif report.result is not None and report.result.file:
                     self._drop([report.result.file])  # it is too late
                 if answer.step_state is State.RETRYING:
                     self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
                     self._changed.notify_all()
         for payload, answer in zip(payloads, answers, strict=True):
-            if payload is not None and payload.note is not None:
-                payload.note.hear(answer)
+            if payload is not None and (note := payload.note) is not None:
+                note.hear(answer)
         return answers
 
-    def _token_of(self, worker_id: str, report: StepReport) -> int | None:
-        return self._scheduler.token_of(worker_id, report) if report.token is None else report.token
-
     def _keep_output(self, report: StepReport) -> None:
-        if report.output:
-            run = self._scheduler.run(report.instance_id)
-            attempt = run.attempts[run.plan.index[report.step_name]]
-            self._outputs.add(report.instance_id, report.step_name, attempt, report.output)
+        run = self._scheduler.run(report.instance_id)
+        attempt = run.attempts[run.plan.index[report.step_name]]
+        self._outputs.add(report.instance_id, report.step_name, attempt, report.output)
 
     def keep_alive(self, worker_id: str) -> Sequence[Notice]:
         mailbox = self._mailbox(worker_id)

@@ -52,6 +52,9 @@ class Executor(ABC):
     limits_memory: ClassVar[bool] = False
     #: Whether steps run in other processes, so that they must be picklable.
     pickles: ClassVar[bool] = False
+    #: Whether it takes assignments that follow others (``StepAssignment.follows``): submitted right behind the one that
+    #: it follows, such an assignment begins after that in the same place, or is handed back as never started.
+    chains: ClassVar[bool] = False
     #: Whether ``poll`` itself runs steps, in the thread that calls it.
     runs_in_caller: ClassVar[bool] = False
 

@@ -87,6 +87,8 @@ class Listener:
 
     def finish(self, token: int) -> str:
         """Return what an attempt has printed whose report has come."""
+        if not (self._marked or self.output.has_more):
+            return ""
         marked, self._marked = self._marked, ()
         return self.output.finish(token, marked)
 

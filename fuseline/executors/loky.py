@@ -16,6 +16,8 @@ the child ends; it is never begun twice.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import selectors
 import time
@@ -80,6 +82,7 @@ class LokyExecutor(Executor):
     isolates_crashes = True
     limits_memory = True
     pickles = True
+    chains = True
 
     def __init__(
         self,
@@ -165,23 +168,44 @@ class LokyExecutor(Executor):
         waiting = self._open_desk.waiting
         if not waiting:
             return
-        depth = self._pace.depth
-        rooms = {slot: room for slot in self._slots if (room := slot.room(depth))}
-        while waiting and rooms:
-            slot = min(rooms, key=lambda slot: (len(slot.queue), not slot.is_ready, slot.child is None))
+        self._return_orphans()
+        shortest = self._rooms()
+        while waiting and shortest:
+            _, number, room = heapq.heappop(shortest)
+            slot = self._slots[number]
             try:
                 if slot.child is None:
                     slot.start()
             except OSError as error:
                 self._no_child(slot, f"the system refused a process: {error}")
-                rooms = {slot: room for slot in self._slots if (room := slot.room(depth))}
-            else:
+                shortest = self._rooms()
+                continue
+            slot.put(waiting.popleft())
+            room -= 1
+            while waiting and waiting[0].follows is not None:
                 slot.put(waiting.popleft())
-                rooms[slot] -= 1
-                if not rooms[slot]:
-                    del rooms[slot]
+                room -= 1
+            if room > 0:
+                heapq.heappush(shortest, (slot.rank, number, room))
         for slot in self._slots:
             slot.flush()
+
+    def _rooms(self) -> list[tuple[tuple[int, bool, bool], int, int]]:
+        """Return a heap of the slots that have room, the shortest queue first: (rank, number of the slot, its room)."""
+        depth = self._pace.depth
+        rooms = [(slot.rank, number, slot.room(depth)) for number, slot in enumerate(self._slots)]
+        return sorted(each for each in rooms if each[2])
+
+    def _return_orphans(self) -> None:
+        """Give back what follows an assignment that is elsewhere: its result is not here."""
+        waiting = self._open_desk.waiting
+        before = None
+        for assignment in list(waiting):
+            if assignment.follows in (None, before):
+                before = assignment.token
+            else:
+                waiting.remove(assignment)
+                self._reports.append(never_started(assignment))
 
     def _share(self) -> None:
         """Let idle slots take over what waits in others. The engine had its chance to submit something else."""
@@ -190,19 +214,25 @@ class LokyExecutor(Executor):
                 longest = self._longest_queue()
                 if longest is None:
                     return
-                longest.take_back(1)
+                longest.take_back(self._spare(longest))
                 self._hand_out()
 
     def _longest_queue(self) -> Slot | None:
         """Return the slot with most in it that would begin sooner elsewhere, or None."""
-        can_begin = any(slot.is_idle and slot.is_ready for slot in self._slots)
+        sparing = [slot for slot in self._slots if self._spare(slot)]
+        return max(sparing, key=lambda slot: len(slot.queue), default=None)
 
-        def excess(slot: Slot) -> int:
-            """Count all but the first, and that too if it waits for its child to start while another is there."""
-            return len(slot.queue) - (0 if can_begin and not slot.is_ready else 1)
+    def _spare(self, slot: Slot) -> int:
+        """Return how many of the next assignments in a slot could begin elsewhere: one and those that follow it, or 0.
 
-        longest = max(self._slots, key=excess)
-        return longest if excess(longest) > 0 else None
+        The first in it is not one of them, unless it waits for its child to start while another child is there.
+        """
+        queue = slot.queue
+        start = 1 if slot.is_ready or not any(other.is_idle and other.is_ready for other in self._slots) else 0
+        if len(queue) <= start or queue[start].follows is not None:
+            return 0
+        following = itertools.takewhile(lambda each: each.follows is not None, itertools.islice(queue, start + 1, None))
+        return 1 + sum(1 for _ in following)
 
     def begun(self) -> Sequence[int]:
         desk = self._open_desk
@@ -276,8 +306,7 @@ class LokyExecutor(Executor):
             if all(report.outcome is Outcome.RETURNED for report in self._reports):
                 self._hand_out()  # else what waits may not be wanted any more, once the failure is known
             self._had_idle = any(slot.is_idle for slot in self._slots)
-            for report in self._reports:
-                self._pace.note(report)
+            self._pace.note(self._reports)
         reports = self._reports.copy()
         self._reports.clear()
         return reports

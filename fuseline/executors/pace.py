@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 from fuseline.messages import AttemptReport
 
@@ -25,11 +26,14 @@ class Pace:
     def __init__(self) -> None:
         self._mean: float | None = None
 
-    def note(self, report: AttemptReport) -> None:
-        """Take in an attempt whose report has just come."""
-        if report.started is not None:
-            duration = (time.monotonic() if report.ended is None else report.ended) - report.started
-            self._mean = duration if self._mean is None else self._mean + _WEIGHT * (duration - self._mean)
+    def note(self, reports: Sequence[AttemptReport]) -> None:
+        """Take in attempts whose reports have just come."""
+        mean, now = self._mean, time.monotonic()
+        for report in reports:
+            if report.started is not None:
+                duration = (now if report.ended is None else report.ended) - report.started
+                mean = duration if mean is None else mean + _WEIGHT * (duration - mean)
+        self._mean = mean
 
     @property
     def depth(self) -> int:

@@ -18,6 +18,7 @@ is ended, everything is taken back that can be. So what is left in it, one assig
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import selectors
@@ -50,10 +51,11 @@ from fuseline.worker.messages import (
     Heard,
     LoadWorkflow,
     Printed,
-    Ready,
     Spent,
     Untouched,
     check_report,
+    duration_of,
+    may_be_followed,
     may_be_heard_later,
     stops_run,
 )
@@ -108,7 +110,8 @@ class Slot:
         self._unsent: list[StepAssignment] = []  #: the last ones of the queue, until they are flushed
         self._known: set[str] = set()  #: workflows that the child has
         self._last_token = 0  #: what the child has stamped until it begins the first of the queue
-        self._last_step = ("", "")  #: workflow_id and name of the step that the child has run last
+        self._followed: int | None = None  #: the last token that the child has reported, if another may follow that
+        self._last_step: StepAssignment | None = None  #: what the child has run last
         self._served = 0  #: attempts that the child has reported
         self._verdict: Outcome | None = None  #: why the child is being ended by us
         self._close_by: float | None = None  #: when a child that was told to close is ended
@@ -145,6 +148,11 @@ class Slot:
     def is_changing(self) -> bool:
         """Whether its child is being replaced, so that an assignment may wait for the next one."""
         return self._is_tainted and not self._is_closing
+
+    @property
+    def rank(self) -> tuple[int, bool, bool]:
+        """What is less where an assignment is likely to begin sooner."""
+        return len(self.queue), not self.is_ready, self.child is None
 
     def room(self, depth: int) -> int:
         """Return how many more assignments it takes if ``depth`` may be in it while its child is quick with them."""
@@ -214,7 +222,7 @@ class Slot:
         child = self.child
         if child is None or not self._unsent:
             return
-        child.tickets.issue(assignment.token for assignment in self._unsent)
+        child.tickets.issue([assignment.token for assignment in self._unsent])
         for assignment in self._unsent:
             if assignment.workflow_id not in self._known:
                 self._known.add(assignment.workflow_id)
@@ -235,7 +243,7 @@ class Slot:
         first = self.queue[0] if self.queue else None
         if first is None:
             self._failed_runs.clear()
-        elif first.instance_id not in self._failed_runs:
+        elif first.instance_id not in self._failed_runs and first.follows in (None, self._followed):
             self._desk.begun.append(first.token)
         self._begin_by = now + _BEGINNING_ALLOWANCE
         self._due = None if first is None else min(now + (first.timeout or math.inf), self._begin_by)
@@ -334,41 +342,51 @@ class Slot:
                 self._desk.selector.unregister(fd)
 
     def _understand(self, message: FromChild) -> None:
-        if isinstance(message, Ready):
-            self.is_ready = True
-            self._desk.failed_starts = 0
-            return
-        assert self.child is not None
-        if isinstance(message, Logged):
-            self._listener.log(message)
-            return
-        if isinstance(message, Printed):
-            self._listener.expect(message.streams)
-            return
-        if isinstance(message, Spent):
-            self._retire(message.fault)
-            return
         if isinstance(message, AttemptReport):
             check_report(message)
-        if not self.queue or self.queue[0].token != message.token or self._verdict is not None:
-            return  # its outcome was decided before
-        first = self.queue.popleft()
-        self._has_new_first = True
-        if isinstance(message, Untouched):
-            self._desk.reports.append(never_started(first))
+            if (first := self._end_of_first(message.token)) is not None:
+                self._take_report(message, first)
+        elif isinstance(message, Printed):
+            self._listener.expect(message.streams)
+        elif isinstance(message, Logged):
+            self._listener.log(message)
+        elif isinstance(message, Untouched):
+            if (first := self._end_of_first(message.token)) is not None:
+                self._desk.reports.append(never_started(first))
+                if self._is_tainted:
+                    self._retire()
+        elif isinstance(message, Spent):
+            self._retire(message.fault)
         else:
-            self._last_token = message.token
-            output = self._listener.finish(message.token)
-            self._desk.reports.append(explained(message, first, self.child.pid, output))
-            if stops_run(first, message):
+            self.is_ready = True
+            self._desk.failed_starts = 0
+
+    def _end_of_first(self, token: int) -> StepAssignment | None:
+        """Take the assignment of this token from the queue; None if its outcome was decided before."""
+        queue = self.queue
+        if not queue or queue[0].token != token or self._verdict is not None:
+            return None
+        self._has_new_first = True
+        return queue.popleft()
+
+    def _take_report(self, report: AttemptReport, first: StepAssignment) -> None:
+        """Take in the report on an assignment that was the first of the queue."""
+        assert self.child is not None
+        self._last_token = report.token
+        self._last_step = first
+        self._served += 1
+        self._followed = report.token if may_be_followed(report) else None
+        self._look_again = math.inf if may_be_heard_later(report, duration_of(report)) else None
+        if (output := self._listener.finish(report.token)) or report.error is not None:
+            self._desk.reports.append(explained(report, first, self.child.pid, output))
+        else:
+            self._desk.reports.append(report)
+        if report.outcome is not Outcome.RETURNED:
+            if stops_run(first, report):
                 self._failed_runs.add(first.instance_id)
                 self.child.channel.put(Heard(first.instance_id))
                 self._watch()
-            self._look_again = math.inf if may_be_heard_later(message) else None
-            self._last_step = (first.workflow_id, first.step_name)
-            self._served += 1
-            if asks_for_a_new_child(message):
-                self._is_tainted = True
+            self._is_tainted |= asks_for_a_new_child(report)
         if self._is_tainted:
             self._retire()
 
@@ -398,6 +416,8 @@ class Slot:
         """Take back what waits behind an attempt that takes long."""
         if self.child is not None and self.child.stamp.read().token == self._last_token:
             self._patient_until = now + _PATIENCE  # the first is still on its way there: it may be large
+        elif all(each.follows is not None for each in itertools.islice(self.queue, 1, None)):
+            self._patient_until = now + _PATIENCE  # what follows it cannot begin elsewhere
         else:
             self._patient_until = None
             self.take_back()
@@ -465,12 +485,13 @@ class Slot:
         Args:
             fault: what the last step has done to deserve it, the end of a sentence.
         """
-        if fault and self._last_step not in self._desk.blamed:
-            self._desk.blamed.add(self._last_step)
+        last = self._last_step
+        if fault and last is not None and (last.workflow_id, last.step_name) not in self._desk.blamed:
+            self._desk.blamed.add((last.workflow_id, last.step_name))
             _log.warning(
                 "step %r %s. So its child process is replaced after each attempt, which takes a moment. Let the step "
                 "end what it begins, or begin it in its setup(), which may leave things for all attempts.",
-                self._last_step[1],
+                last.step_name,
                 fault,
             )
         self._is_tainted = True

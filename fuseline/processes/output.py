@@ -99,14 +99,17 @@ class Output:
         while sum(len(piece) for _, piece in self._notes) > KEPT and len(self._notes) > 1:
             self._notes.popleft()
 
+    @property
+    def has_more(self) -> bool:
+        """Whether anything was read since the last attempt has ended."""
+        return self._count != self._told
+
     def finish(self, token: int, marked: Collection[int]) -> str:
         """Return what an attempt has printed, as UTF-8 or the like. Nothing after its report must have been read yet.
 
         Args:
             marked: the streams with a mark at its end; of others, all that was read is of the attempt.
         """
-        if not marked and self._count == self._told:
-            return ""
         streams = enumerate(self._streams)
         return self._joined([each.finish(token) if i in marked else each.take() for i, each in streams])
 

@@ -18,6 +18,7 @@ from fuseline.processes.shared import anonymous_file
 __all__ = ["Stamp", "StampReading"]
 
 _LAYOUT = struct.Struct("=QddB")
+_pack_into = _LAYOUT.pack_into
 _PHASE = _LAYOUT.size - 1  #: where in it the phase is
 
 
@@ -58,11 +59,11 @@ class Stamp:
     def pick_up(self, token: int) -> None:
         """Say, in the child, that the assignment was read and its code may have to be loaded."""
         self._picked_up = now = time.monotonic()
-        self._memory[:] = _LAYOUT.pack(token, now, 0.0, 0)
+        _pack_into(self._memory, 0, token, now, 0.0, 0)
 
     def start(self, token: int) -> None:
         """Say, in the child, that the attempt starts now."""
-        self._memory[:] = _LAYOUT.pack(token, self._picked_up, time.monotonic(), 1)
+        _pack_into(self._memory, 0, token, self._picked_up, time.monotonic(), 1)
 
     def enter(self, phase: int) -> None:
         """Say, in the child, that the attempt is in a later phase."""

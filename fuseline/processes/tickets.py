@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from fuseline.processes.inherited import InheritedFd
@@ -35,9 +35,9 @@ class Tickets:
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach, (InheritedFd(self._read_fd),)
 
-    def issue(self, tokens: Iterable[int]) -> None:
+    def issue(self, tokens: Sequence[int]) -> None:
         """Let the child begin these assignments, in this order. Call it before the assignments are sent."""
-        os.write(self._write_fd, b"".join(map(_TOKEN.pack, tokens)))  # few wait in a child, so it is never full
+        os.write(self._write_fd, struct.pack(f"={len(tokens)}Q", *tokens))  # few wait in a child: it is never full
 
     def take_back(self, count: int) -> list[int]:
         """Return the tokens of assignments that the child will not begin now, oldest first, ``count`` at most."""

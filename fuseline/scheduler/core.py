@@ -71,11 +71,15 @@ from fuseline.schema import WorkflowSchema
 from fuseline.states import State
 from fuseline.values import ErrorInfo, encode_own_error
 
-__all__ = ["MAX_RESTARTS", "Scheduler"]
+__all__ = ["MAX_CHAIN", "MAX_RESTARTS", "Scheduler"]
 
 #: How often a step may start again because its engine died; more than that, and the step is likely what kills engines.
 MAX_RESTARTS = 10
 
+#: How many steps may be handed out together with one that they follow: enough to make the hand-over cheap for each.
+MAX_CHAIN = 100
+
+_SUCCEEDED = ReportAnswer(status=ReportStatus.ACCEPTED, step_state=State.SUCCEEDED)  #: most of them are this one
 _STALE = ReportAnswer(status=ReportStatus.STALE)
 _UNKNOWN = ReportAnswer(status=ReportStatus.UNKNOWN)
 
@@ -250,6 +254,7 @@ class Scheduler:
         ended = [self._release(token) for token in list(worker.held)]
         del self._workers[event.worker_id]  # first, so that it is told nothing of what follows
         for _, run, step in ended:
+            run.break_promise(run.promised_after(step))
             self._restart(run, step, now)
             self._finish_if_done(run, now)
 
@@ -341,7 +346,12 @@ class Scheduler:
         self._deadlines.discard(run)
         for token in run.running.values():
             self._commands.append(Kill(self._live[token][0], token))
+        self._kill_promised(run.break_promises())
         self._finish_if_done(run, now)
+
+    def _kill_promised(self, broken: list[tuple[int, str]]) -> None:
+        """Have ended what follows a step, and may have begun if the report of that is on its way."""
+        self._commands += [Kill(worker_id, token) for token, worker_id in broken]
 
     def _step_cancelled(self, event: StepCancelled, now: float) -> None:
         run = self.run(event.instance_id)
@@ -350,6 +360,7 @@ class Scheduler:
             raise UnknownStepError(event.step_name, run.plan.schema.name, run.plan.names)
         if run.states[step].is_settled or step in run.unwanted:
             return
+        self._kill_promised(run.break_promise(step))
         run.reject(step, now)
         if (token := run.running.get(step)) is not None:
             self._commands.append(Kill(run.workers[step], token))
@@ -386,8 +397,8 @@ class Scheduler:
         self._moves += len(run.journal)
         if self._moves > self._most_moves:
             raise run.endless(self._most_moves)
-        for _, state, _ in run.journal:
-            if state is State.READY:
+        for step, state, _ in run.journal:
+            if state is State.READY and step is not None and run.states[step] is State.READY:
                 self._flows[workflow_id].ready.add(run)
                 self._commands.append(StepsReady(workflow_id))
                 break
@@ -409,17 +420,20 @@ class Scheduler:
         left = event.limit
         while left > 0 and (run := self._oldest(worker)) is not None:
             while left > 0 and run.ready:  # nothing becomes ready meanwhile, so that it stays the oldest
-                self._assign(event.worker_id, worker, run, run.ready.pop(), now)
+                step = run.ready.pop()
+                self._assign(event.worker_id, run, step, now)
                 left -= 1
+                if event.chains:
+                    left -= self._promise(event.worker_id, run, step, min(left, MAX_CHAIN))
             self._follow(run)
 
     def _oldest(self, worker: _Worker) -> Run | None:
         firsts = [run for flow in worker.flows if (run := flow.ready.first()) is not None]
         return min(firsts, key=lambda run: run.number, default=None)
 
-    def _assign(self, worker_id: str, worker: _Worker, run: Run, step: int, now: float) -> None:
+    def _assign(self, worker_id: str, run: Run, step: int, now: float) -> None:
         self._last_token = token = self._last_token + 1
-        run.start(step, token, worker_id, now)
+        self._start(worker_id, run, step, token, now)
         if run.timed_from is None:
             run.timed_from = now
             if run.plan.timeout is not None:
@@ -427,19 +441,51 @@ class Scheduler:
         starts_run = run.started_by is None
         if starts_run:
             run.started_by = worker_id
-        worker.held[token] = None
+        self._hand_out(worker_id, run, step, token, run.attempts[step], starts_run=starts_run)
+
+    def _start(self, worker_id: str, run: Run, step: int, token: int, now: float) -> None:
+        """Begin the life of a token."""
+        run.start(step, token, worker_id, now)
+        self._workers[worker_id].held[token] = None
         self._live[token] = (worker_id, run, step)
+
+    def _promise(self, worker_id: str, run: Run, step: int, limit: int) -> int:
+        """Hand out, with a step, up to ``limit`` that can come after it only, each after the other; return how many.
+
+        The worker goes on with them by itself. Here, each starts when the success of the one before it is reported.
+        """
+        count, token = 0, run.running[step]
+        while count < limit and (after := run.only_next(step)) is not None:
+            follows, self._last_token = token, self._last_token + 1
+            step, token = after, self._last_token
+            run.promised[step] = (token, worker_id)
+            self._hand_out(worker_id, run, step, token, 1, follows=follows)
+            count += 1
+        return count
+
+    def _hand_out(
+        self,
+        worker_id: str,
+        run: Run,
+        step: int,
+        token: int,
+        attempt: int,
+        *,
+        starts_run: bool = False,
+        follows: int | None = None,
+    ) -> None:
         plan = run.plan
         assignment = StepAssignment(
             workflow_id=plan.workflow_id,
             instance_id=run.instance_id,
             step_name=plan.names[step],
-            payload=run.payload(step, starts_run),
+            payload=run.payload(step, attempt, starts_run),
             token=token,
-            attempt=run.attempts[step],
+            attempt=attempt,
             timeout=plan.timeouts[step],
             failure_stops_run=plan.stops_on_failure,
             memory_limit=plan.memory_limits[step],
+            follows=follows,
         )
         self._commands.append(Assign(worker_id, assignment))
 
@@ -454,13 +500,29 @@ class Scheduler:
         token = self.token_of(worker_id, report)
         if token is None:
             self._forget_lingering(worker_id, report)
-            return self._answer_to_strange(report)
+            return self._hear_of_promised(worker_id, report) or self._answer_to_strange(report)
         _, run, step = self._release(token)
         delay = self._end_attempt(run, step, report, now)
         state = run.states[step]
-        self._finish_if_done(run, now, reported=True)
+        if run.open_steps:
+            self._follow(run)
+            if state is State.SUCCEEDED:
+                return _SUCCEEDED
+        else:
+            self._finish_if_done(run, now, reported=True)
         run_state = run.state if run.state.is_settled else None
         return ReportAnswer(status=ReportStatus.ACCEPTED, step_state=state, delay=delay, run_state=run_state)
+
+    def _hear_of_promised(self, worker_id: str, report: StepReport) -> ReportAnswer | None:
+        """Let a step wait again that is handed back before the one has ended that it follows; None if there is none."""
+        found = self._find(report)
+        if found is None or report.state is not State.READY:
+            return None
+        run, step = found
+        if run.promised.get(step) != (report.token, worker_id):
+            return None
+        run.break_promise(step)
+        return ReportAnswer(status=ReportStatus.ACCEPTED, step_state=run.states[step])
 
     def _find(self, report: StepReport) -> tuple[Run, int] | None:
         """Return the run and the step that a report names, if they are there."""
@@ -494,8 +556,13 @@ class Scheduler:
     def _end_attempt(self, run: Run, step: int, report: StepReport, now: float) -> float:
         """Let follow what follows from a report; return the delay of a retry."""
         if report.state is State.SUCCEEDED:
-            run.succeed(step, report.result, now)
-        elif report.state is State.SKIPPED:
+            following = run.succeed(step, report.result, now)
+            if following is not None:
+                token, worker_id = run.promised.pop(following)
+                self._start(worker_id, run, following, token, now)
+            return 0.0
+        run.break_promise(run.promised_after(step))
+        if report.state is State.SKIPPED:
             self._note_error(run, step, report)
             run.skip(step, now)
         elif report.state is State.READY:
@@ -532,6 +599,7 @@ class Scheduler:
         """Settle a step as failed; if that stops its run, nothing of it may begin any more."""
         if run.fail(step, now):
             self._commands += [Recall(run.workers[other], token) for other, token in run.running.items()]
+            self._commands += [Recall(worker_id, token) for token, worker_id in run.break_promises()]
 
     def _await_retry(self, run: Run, step: int) -> None:
         heapq.heappush(self._retries, (run.due[step], next(self._numbers), run, step))
@@ -588,6 +656,7 @@ class Scheduler:
             worker_id, _, _ = self._release(token)
             self._lingering[token] = (worker_id, run.instance_id, run.plan.names[step])
             self._commands.append(Kill(worker_id, token))
+        self._kill_promised(run.break_promises())
         run.time_out(now)
         self._finish_if_done(run, now)
 

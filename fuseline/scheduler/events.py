@@ -53,6 +53,7 @@ class StepsRequested(msgspec.Struct, frozen=True):
 
     worker_id: str
     limit: int
+    chains: bool = False  #: whether it may get steps together with those that they follow
 
 
 class Reported(msgspec.Struct, frozen=True):

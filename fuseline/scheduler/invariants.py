@@ -65,6 +65,13 @@ def check_run(scheduler: Scheduler, run: Run) -> None:
         raise _broken(run, "is what its tokens stand for")
     if sorted(run.ready) != sorted(of_state[State.READY]):
         raise _broken(run, "queues what is ready, once")
+    for step, (token, worker) in run.promised.items():
+        [before] = [other for other in run.plan.predecessors[step] if run.states[other] is not State.SUCCEEDED]
+        follows = run.promised.get(before, (run.running.get(before), run.workers.get(before)))
+        if run.states[step] is not State.PENDING or token in scheduler._live or follows[1] != worker:
+            raise _broken(run, "promises a step only to who runs, or will run, the one it waits for", step)
+    if run.promised and (run.is_stopping or run.state.is_settled):
+        raise _broken(run, "promises nothing when it stops")
     if run.ready:
         queue = scheduler._flows[run.plan.workflow_id].ready
         if not (run.queued and run in [each for *_, each in queue._heap]):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fuseline.binding import bind_workflow
+from fuseline.binding import bind_step, check_inputs
 from fuseline.errors import CycleError, DuplicateStepError, WorkflowError
 from fuseline.graph import order_before
 from fuseline.policies import MemoryLimitPolicy, RetryPolicy, StepTimeoutPolicy, WorkflowTimeoutPolicy
 from fuseline.policies.base import built_in_policy
 from fuseline.schema import ON_FAILURE, PolicyConfig, WorkflowSchema
 
-__all__ = ["Arguments", "BoundPlan", "Plan", "timeout_cause", "workflow_timeout"]
+__all__ = ["NO_ARGUMENTS", "Arguments", "BoundPlan", "Plan", "timeout_cause", "workflow_timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Arguments:
     variadic: tuple[str, tuple[int, ...]] | None  #: (the ``*parameter``, steps)
 
 
-_NONE = Arguments((), (), None)
+#: Those of a step that takes nothing.
+NO_ARGUMENTS = Arguments((), (), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,22 @@ class Plan:
         return bound
 
     def _bind(self, names: frozenset[str]) -> BoundPlan:
+        check_inputs(self.schema, names)
         arguments: list[Arguments] = []
         sources: list[tuple[int, ...]] = []
         uses = [0] * len(self.names)
-        for bindings in bind_workflow(self.schema, names):
+        for i, step in enumerate(self.schema.steps):
+            if len(step.parameters) == 1 and step.parameters[0].variadic and step.parameters[0].depends_on is None:
+                # Most large workflows are of such steps: what takes all takes them as they are.
+                before = self.predecessors[i]
+                arguments.append(Arguments((), (), (step.parameters[0].name, before)))
+                sources.append(before)
+                for j in before:
+                    uses[j] += 1
+                continue
+            bindings = bind_step(step, names)
             if not bindings:
-                arguments.append(_NONE)
+                arguments.append(NO_ARGUMENTS)
                 sources.append(())
                 continue
             from_inputs = tuple((b.parameter, b.from_input) for b in bindings if b.from_input is not None)
@@ -133,8 +144,8 @@ class Plan:
             arguments.append(Arguments(from_inputs, from_steps, variadic))
             used = dict.fromkeys([i for _, i in from_steps] + list(variadic[1] if variadic else ()))
             sources.append(tuple(used))
-            for i in used:
-                uses[i] += 1
+            for j in used:
+                uses[j] += 1
         for i in self.outputs:
             uses[i] += 1
         return BoundPlan(tuple(arguments), tuple(sources), tuple(uses))

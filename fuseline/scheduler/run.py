@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from fuseline.errors import EndlessMoves, IllegalMove
 from fuseline.messages import Payload
-from fuseline.scheduler.plan import BoundPlan, Plan
-from fuseline.states import NEXT_RUN_STATES, NEXT_STEP_STATES, State
-from fuseline.values import ErrorInfo, Value
+from fuseline.scheduler.plan import NO_ARGUMENTS, Arguments, BoundPlan, Plan
+from fuseline.states import NEXT_RUN_STATES, NEXT_STEP_STATES, SETTLED, State
+from fuseline.values import COMING, ErrorInfo, Value
 
 __all__ = ["Run"]
 
@@ -43,6 +43,7 @@ class Run:
         "number",
         "open_steps",
         "plan",
+        "promised",
         "queued",
         "ready",
         "restarts",
@@ -82,11 +83,13 @@ class Run:
         self.queued = False  #: whether the ready queue holds it
         #: Moves that the core has not read yet: (step, or None for the run; state; cause).
         self.journal: list[tuple[int | None, State, str]] = []
-        #: In one event a step moves twice at most (it is put back or its wait ends, then it is started or cancelled),
-        #: because it can only start once and none that starts ends; the run itself starts and ends.
-        self.most_moves = 2 * count + 2
+        #: In one event a step moves three times at most, because it can only start once: it becomes ready, starts and
+        #: ends, if it was promised and its report came with that of the step that it follows. The run starts and ends.
+        self.most_moves = 3 * count + 2
         self.running: dict[int, int] = {}  #: {step: token}
         self.workers: dict[int, str] = {}  #: {running step: who has its assignment}
+        #: {pending step: (the token it will have, and whose)}, if it starts as soon as the one that it follows succeeds
+        self.promised: dict[int, tuple[int, str]] = {}
         self.due: dict[int, float] = {}  #: {retrying step: when its next attempt may start}
         self.results: dict[int, Value] = {}
         self.dropped: list[str] = []  #: files of results that nobody needs, of which the core has not told yet
@@ -134,10 +137,12 @@ class Run:
             whom = f"step {self.plan.names[step]!r} of run {self.instance_id}"
             raise IllegalMove(whom, origin, target, history)
         self.states[step] = target
-        self.journal.append((step, target, cause or self.causes.get(step, "")))
+        if self.causes and not cause:
+            cause = self.causes.get(step, "")
+        self.journal.append((step, target, cause))
         if len(self.journal) > self.most_moves:
             raise self.endless(self.most_moves)
-        if target.is_settled:
+        if target in SETTLED:
             self.open_steps -= 1
 
     def move(self, target: State, cause: str = "") -> None:
@@ -181,40 +186,85 @@ class Run:
         self.workers[step] = worker_id
         self.step_started[step] = now
 
-    def payload(self, step: int, starts_run: bool) -> Payload:
-        """Return what an attempt of a step gets to work with."""
-        source = self.bound.arguments[step]
-        arguments: dict[str, Value | tuple[Value, ...]] = {
-            parameter: self.inputs[name] for parameter, name in source.from_inputs
-        }
-        for parameter, other in source.from_steps:
-            arguments[parameter] = self.results[other]
-        if source.variadic is not None:
-            parameter, others = source.variadic
-            arguments[parameter] = tuple(self.results[other] for other in others)
+    def only_next(self, step: int) -> int | None:
+        """Return a step that waits for nothing but this one and was never begun, the first by edges, or None."""
+        for after in reversed(self.plan.successors[step]):
+            if self.missing[after] == 1 and self.states[after] is State.PENDING and not self.attempts[after]:
+                return after
+        return None
+
+    def break_promise(self, step: int | None) -> list[tuple[int, str]]:
+        """Take back the promise to a step, if there is one, and to those that would follow it; return tokens and whose.
+
+        None stands for no step.
+        """
+        broken = []
+        while step is not None and (promise := self.promised.pop(step, None)) is not None:
+            broken.append(promise)
+            step = self.promised_after(step)
+        return broken
+
+    def promised_after(self, step: int) -> int | None:
+        """Return the step that follows this one, if one was promised to."""
+        if not self.promised:
+            return None
+        return next((after for after in self.plan.successors[step] if after in self.promised), None)
+
+    def break_promises(self) -> list[tuple[int, str]]:
+        """Take back all promises; return tokens and whose."""
+        broken = list(self.promised.values())
+        self.promised.clear()
+        return broken
+
+    def payload(self, step: int, attempt: int, starts_run: bool) -> Payload:
+        """Return what an attempt of a step gets to work with; ``COMING`` where a result is not there yet."""
+        source, failures = self.bound.arguments[step], self.failures.get(step)
         return Payload(
-            arguments=arguments,
-            attempt=self.attempts[step],
-            failures=dict(self.failures.get(step, ())),
+            arguments={} if source is NO_ARGUMENTS else self._values(source),
+            attempt=attempt,
+            failures=dict(failures) if failures else {},
             instance_id=self.instance_id,
             starts_run=starts_run,
         )
 
+    def _values(self, source: Arguments) -> dict[str, Value | tuple[Value, ...]]:
+        arguments: dict[str, Value | tuple[Value, ...]] = {
+            parameter: self.inputs[name] for parameter, name in source.from_inputs
+        }
+        for parameter, other in source.from_steps:
+            arguments[parameter] = self.results.get(other, COMING)
+        if source.variadic is not None:
+            parameter, others = source.variadic
+            arguments[parameter] = tuple([self.results.get(other, COMING) for other in others])
+        return arguments
+
     # -- ends of steps ------------------------------------------------------------------------------------------------
 
-    def succeed(self, step: int, result: Value, now: float) -> None:
-        """Settle a step as succeeded, and make ready what only waited for it."""
+    def succeed(self, step: int, result: Value, now: float) -> int | None:
+        """Settle a step as succeeded, and make ready what only waited for it.
+
+        Returns:
+            The step to start now, which was promised to: it is ready, and in no queue.
+        """
         self._settle(step, State.SUCCEEDED, now)
-        self.errors.pop(step, None)
-        self.failures.pop(step, None)
+        if self.errors:
+            self.errors.pop(step, None)
+        if self.failures:
+            self.failures.pop(step, None)
         if self.uses[step]:
             self.results[step] = result
         elif result.file:
             self.dropped.append(result.file)
+        following = None
         for after in self.plan.successors[step]:
             self.missing[after] -= 1
             if not self.missing[after] and self.states[after] is State.PENDING:
-                self.make_ready(after)
+                if after in self.promised:
+                    self.move_step(after, State.READY)
+                    following = after
+                else:
+                    self.make_ready(after)
+        return following
 
     def fail(self, step: int, now: float) -> bool:
         """Settle a step as failed, and cancel what will not start because of that.
@@ -331,7 +381,8 @@ class Run:
     def _settle(self, step: int, state: State, now: float, cause: str = "") -> None:
         self.move_step(step, state, cause)
         self.step_finished[step] = now
-        self.due.pop(step, None)
+        if self.due:
+            self.due.pop(step, None)
         for source in self.bound.sources[step]:
             self.uses[source] -= 1
             if not self.uses[source]:

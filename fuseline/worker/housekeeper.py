@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from fuseline.step import Step
-from fuseline.worker.surroundings import Resources, Surroundings
+from fuseline.worker.surroundings import LONG, Resources, Surroundings, find_lowest_free
 
 __all__ = ["Housekeeper"]
 
@@ -68,10 +68,14 @@ class Housekeeper:
         if not self._isolation:
             return ""
         try:
-            self._current.restore(seconds)
+            lowest_free = find_lowest_free(self._standard[0])
+            has_all = lowest_free > 2
+            self._current.restore(thoroughly=not has_all or seconds >= LONG)
+            if not has_all:
+                lowest_free = find_lowest_free()
         except (OSError, ValueError) as error:
             return f"has changed its process in a way that cannot be undone ({type(error).__name__}: {error})"
-        left = self._resources.left_over(seconds)
+        left = self._resources.left_over(seconds, lowest_free)
         return left and f"has left {left}"
 
     def has_served_enough(self) -> bool:

@@ -7,7 +7,7 @@
     program ◀─ Logged ────────── child     a log record of the step
     program ◀─ Printed ───────── child     just before the report
     program ◀─ AttemptReport ─── child
-    program ◀─ Untouched ─────── child     instead, if its run has just failed in this child
+    program ◀─ Untouched ─────── child     instead, if its run has just failed in this child, or what it follows
     program ◀─ Spent ─────────── child     it begins nothing more, and waits for Close
     program ── Heard ──────────▶ child     of that failure: what comes after this is wanted
     program ── Close ──────────▶ child     teardown, then a clean exit
@@ -17,18 +17,17 @@ The child says ``Ready`` once, when it has started.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from fuseline.channel import Incoming, ProtocolError, incoming
 from fuseline.logs import Logged, LogLevels
 from fuseline.messages import AttemptReport, FailureAction, Outcome, StepAssignment
-
-if TYPE_CHECKING:
-    from fuseline.workplace import Workplace
+from fuseline.workplace import LARGE, Workplace
 
 __all__ = [
     "FROM_CHILD",
@@ -45,6 +44,8 @@ __all__ = [
     "ToChild",
     "Untouched",
     "check_report",
+    "duration_of",
+    "may_be_followed",
     "may_be_heard_later",
     "stops_run",
 ]
@@ -74,7 +75,7 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Untouched(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Gives an assignment back that was not begun, because its run has failed in this child before."""
+    """Gives an assignment back that was not begun: its run, or what it follows, has failed in this child before."""
 
     token: int
 
@@ -110,15 +111,23 @@ class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None  #: bytes of resident memory after an attempt, above which it is spent
 
 
-def may_be_heard_later(report: AttemptReport) -> bool:
-    """Return whether a report is one of many that need not be announced one by one.
+def duration_of(report: AttemptReport) -> float:
+    """Return how many seconds an attempt took; infinitely many where that is not known."""
+    return math.inf if report.started is None or report.ended is None else report.ended - report.started
+
+
+def may_be_heard_later(report: AttemptReport, seconds: float) -> bool:
+    """Return whether a report, of an attempt of so many seconds, is one of many that need not be announced one by one.
 
     If it and the report before it are, a child lets its program find it in its own time: the program looks again
     ``LATER`` seconds after it has heard such a report, and until then nobody waits long for it.
     """
-    if report.outcome is not Outcome.RETURNED or report.started is None or report.ended is None:
-        return False
-    return report.ended - report.started < _QUICK
+    return seconds < _QUICK and report.outcome is Outcome.RETURNED
+
+
+def may_be_followed(report: AttemptReport) -> bool:
+    """Return whether an assignment that follows this one begins: its result is there, and no burden."""
+    return report.outcome is Outcome.RETURNED and report.result is not None and len(report.result.data) <= LARGE
 
 
 def stops_run(assignment: StepAssignment, report: AttemptReport) -> bool:

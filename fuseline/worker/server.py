@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import pickle
 import signal
@@ -23,7 +22,7 @@ from fuseline.channel import EncodingError
 from fuseline.encoding import encode_error
 from fuseline.errors import NotPicklableError
 from fuseline.logs import RecordSender
-from fuseline.messages import AttemptReport, Outcome, StepAssignment
+from fuseline.messages import AttemptReport, Outcome, Payload, StepAssignment
 from fuseline.presence import Presence
 from fuseline.processes.line import ChildLine, LineEnd
 from fuseline.processes.output import OutputMarks
@@ -32,6 +31,7 @@ from fuseline.processes.stamp import Stamp
 from fuseline.processes.tickets import Tickets
 from fuseline.processes.victim import be_the_first_victim
 from fuseline.value_files import SharedMaps
+from fuseline.values import COMING, Value
 from fuseline.worker.housekeeper import Housekeeper
 from fuseline.worker.loading import loading
 from fuseline.worker.messages import (
@@ -46,6 +46,8 @@ from fuseline.worker.messages import (
     Spent,
     ToChild,
     Untouched,
+    duration_of,
+    may_be_followed,
     may_be_heard_later,
     stops_run,
 )
@@ -116,7 +118,7 @@ class _Server:
         self._streams = streams
         self._sending = threading.RLock()  # not a plain one: the handler of a signal may come while we have it
         self._is_sending = False
-        self._pid = os.getpid()
+        self._is_fork = False
         self._pickles: dict[str, bytes] = {}
         self._hosted: dict[str, Hosted] = {}
         self._seeds = Seeds() if settings.seeds else None
@@ -135,10 +137,16 @@ class _Server:
             on_phase=stamp.enter,
             map_file=self._maps.map,
         )
-        os.register_at_fork(after_in_child=stamp.part)  # what a step has forked must not speak for it
+        os.register_at_fork(after_in_child=self._part)
+        self._last: tuple[int, Value | None] | None = None  #: the attempt before, and its result, if it has returned
         self._is_spent = False  #: whether it begins nothing more
         #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.
         self._failed_runs: set[str] = set()
+
+    def _part(self) -> None:
+        """Take note, in a fork that a step has made, that this is one: it must not speak for the step."""
+        self._stamp.part()
+        self._is_fork = True
 
     def serve(self) -> None:
         self._settings.log_levels.apply()
@@ -152,7 +160,7 @@ class _Server:
             for message in self._line.receive():
                 if isinstance(message, StepAssignment):
                     if not self._is_spent and self._tickets.redeem(message.token):
-                        if message.instance_id in self._failed_runs:
+                        if message.instance_id in self._failed_runs or not self._is_next(message):
                             self._send(Untouched(message.token))
                         else:
                             self._attempt(message)
@@ -172,26 +180,32 @@ class _Server:
             logging.shutdown()
             os._exit(0)  # an ordinary exit would wait for a thread that a step has left
 
+    def _is_next(self, assignment: StepAssignment) -> bool:
+        """Return whether the assignment that this one follows, if any, is the last that was here, and has returned."""
+        return assignment.follows is None or (self._last is not None and self._last[0] == assignment.follows)
+
     def _attempt(self, assignment: StepAssignment) -> None:
         self._stamp.pick_up(assignment.token)
         if self._maps:
             self._maps.drop_unneeded()
         report = self._carry_out(assignment)
-        if os.getpid() != self._pid:
+        if self._is_fork:
             os._exit(0)  # the step has forked and both returned: the value of the first process counts
         if stops_run(assignment, report):
             self._failed_runs.add(assignment.instance_id)
-        seconds = _duration(report)
+        seconds = duration_of(report)
         if printed := self._streams.finish(report.token, seconds):
             self._line.send(Printed(printed))
         try:
-            self._send(report, nudge=self._must_be_heard(report))
+            self._send(report, nudge=self._must_be_heard(report, seconds))
         except EncodingError as error:  # for what nobody has thought of
             problem = NotPicklableError(
                 f"the report of step {assignment.step_name!r}", str(error), "Return plain data."
             )
             error_info = encode_error(problem)
-            self._send(replace(report, outcome=Outcome.RAISED, result=None, error=error_info))
+            report = replace(report, outcome=Outcome.RAISED, result=None, error=error_info)
+            self._send(report)
+        self._last = (report.token, report.result) if may_be_followed(report) else None
         del report  # a result that is large
         self._tidy_up(seconds)
 
@@ -212,11 +226,14 @@ class _Server:
         if self._seeds is not None:
             self._seeds.plant(assignment.payload, step.name)
         self._stamp.start(token)
+        payload = assignment.payload
+        if assignment.follows is not None and self._last is not None:
+            payload = _completed(payload, self._last[1])
         return self._host.carry_out(
             step,
             policies,
             workflow_id=workflow_id,
-            payload=assignment.payload,
+            payload=payload,
             token=token,
             memory_limit=assignment.memory_limit,
         )
@@ -228,9 +245,9 @@ class _Server:
             self._is_spent = True
             self._send(Spent(fault))
 
-    def _must_be_heard(self, report: AttemptReport) -> bool:
+    def _must_be_heard(self, report: AttemptReport, seconds: float) -> bool:
         """Return whether this report must be announced now."""
-        could_wait, self._may_wait = self._may_wait, may_be_heard_later(report)
+        could_wait, self._may_wait = self._may_wait, may_be_heard_later(report, seconds)
         return not (could_wait and self._may_wait and time.monotonic() < self._nudge_at)
 
     def _send(self, message: FromChild, *, nudge: bool = True) -> bool:
@@ -262,5 +279,14 @@ class _Server:
         return self._hosted[workflow_id]
 
 
-def _duration(report: AttemptReport) -> float:
-    return math.inf if report.started is None or report.ended is None else report.ended - report.started
+def _completed(payload: Payload, result: Value | None) -> Payload:
+    """Return what an attempt gets to work with, now that the result is there of the one that it follows."""
+
+    def complete(value: Value) -> Value:
+        return result if value == COMING and result is not None else value
+
+    arguments = {
+        name: tuple(map(complete, value)) if isinstance(value, tuple) else complete(value)
+        for name, value in payload.arguments.items()
+    }
+    return replace(payload, arguments=arguments)

@@ -14,7 +14,6 @@ import _signal  # type: ignore[import-not-found]  # ``signal`` makes an enum of 
 import _thread
 import contextlib
 import gc
-import math
 import os
 import signal
 import sys
@@ -25,15 +24,15 @@ from typing import Any
 
 from fuseline.worker.changes import Changes
 
-__all__ = ["Resources", "Surroundings"]
+__all__ = ["LONG", "Resources", "Surroundings", "find_lowest_free"]
 
 #: Signals that can have a handler.
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 #: Seconds in which threads may end that an attempt has told to, without waiting for them.
 _PARTING = 0.1
-#: Seconds of an attempt that may have done more than can be noted: started a process, run C code that changes another.
-_LONG = 0.0001
+#: Seconds of an attempt that may have done more than can be noted: started a process, say, or called much C code.
+LONG = 0.0001
 
 
 class Surroundings:
@@ -57,18 +56,18 @@ class Surroundings:
         self._streams: list[Any] = [sys.stdin, sys.stdout, sys.stderr]
         self._limits = _limits()
 
-    def restore(self, seconds: float = math.inf) -> None:
+    def restore(self, *, thoroughly: bool = True) -> None:
         """Put back what has changed.
 
         Args:
-            seconds: that the attempt took which may have changed something.
+            thoroughly: whether to look for what C code may have changed, too.
 
         Raises:
             OSError, ValueError: that cannot be.
         """
         if "resource" in sys.modules:
             self._restore_limits()  # first: the others may need a descriptor
-        if Changes.seen or seconds >= _LONG or _lowest_free(self._standard[0]) <= 2:
+        if thoroughly or Changes.seen:
             self._restore_process()
         if sys.path is not self._path or self._paths != self._path:
             sys.path = self._path
@@ -135,11 +134,14 @@ class Resources:
         self._threads = set(threading.enumerate())
         self._thread_count = _thread._count()
         self._descriptors = _descriptors()
-        self._lowest_free = _lowest_free()
+        self._lowest_free = find_lowest_free()
         self._processes = _processes() if _has_processes() else {}
 
-    def left_over(self, seconds: float) -> str:
+    def left_over(self, seconds: float, lowest_free: int) -> str:
         """Say what else there is after an attempt of so many seconds, such as ``"thread 'pump' running"``.
+
+        Args:
+            lowest_free: the number that the next descriptor would get.
 
         Empty if nothing. Who was that quick has started no process.
 
@@ -148,9 +150,9 @@ class Resources:
         """
         if _thread._count() > self._thread_count and (threads := self._new_threads()):
             return f"{threads} running"
-        if _lowest_free() != self._lowest_free and (descriptors := self._new_descriptors()):
+        if lowest_free != self._lowest_free and (descriptors := self._new_descriptors()):
             return descriptors
-        if seconds >= _LONG and _has_processes() and (processes := self._new_processes()):
+        if seconds >= LONG and _has_processes() and (processes := self._new_processes()):
             return processes
         return ""
 
@@ -178,7 +180,7 @@ class Resources:
         if _descriptors() != before:
             gc.collect()  # a cycle may still hold a file that nobody can reach
         now = _descriptors()
-        self._lowest_free = _lowest_free()
+        self._lowest_free = find_lowest_free()
         opened = [f"descriptor {fd} ({what}) open" for fd, what in now.items() if before.get(fd) != what]
         closed = [f"descriptor {fd} closed" for fd in before.keys() - now.keys()]
         return _listed(opened + closed)
@@ -256,9 +258,16 @@ def _known_limits(numbers: list[int]) -> Iterator[tuple[int, tuple[int, int]]]:
             continue
 
 
-def _lowest_free(any_open: int = 0) -> int:
-    """Return the number that the next descriptor would get: one that was left open has taken it."""
-    fd = os.dup(any_open)
+def find_lowest_free(any_open: int = 0) -> int:
+    """Return the number that the next descriptor would get: one that was left open has taken it. -1 if there is none.
+
+    Args:
+        any_open: a descriptor that is open.
+    """
+    try:
+        fd = os.dup(any_open)
+    except OSError:
+        return -1
     os.close(fd)
     return fd
 

@@ -160,9 +160,9 @@ class Bench:
     def leave(self, worker: str = "w") -> None:
         self.handle(WorkerLeft(worker))
 
-    def take(self, limit: int = 1, worker: str = "w") -> list[StepAssignment]:
+    def take(self, limit: int = 1, worker: str = "w", *, chains: bool = False) -> list[StepAssignment]:
         """Return what the worker is given when it asks for ``limit`` steps."""
-        self.handle(StepsRequested(worker, limit))
+        self.handle(StepsRequested(worker, limit, chains))
         return [command.assignment for command in self.told(Assign)]
 
     def take_one(self, worker: str = "w") -> StepAssignment:

@@ -135,9 +135,9 @@ def tokens_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step has one token for all its attempts."""
     assign = Scheduler._assign
 
-    def assign_with_old_token(self: Scheduler, worker_id: str, worker: Any, run: Run, step: int, now: float) -> None:
+    def assign_with_old_token(self: Scheduler, worker_id: str, run: Run, step: int, now: float) -> None:
         self._last_token += run.number * 100 + step - self._last_token
-        assign(self, worker_id, worker, run, step, now)
+        assign(self, worker_id, run, step, now)
 
     monkeypatch.setattr(Scheduler, "_assign", assign_with_old_token)
 
@@ -284,6 +284,48 @@ def an_end_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scheduler, "_finish_if_done", finish_and_tell)
 
 
+# -- chains -----------------------------------------------------------------------------------------------------------
+
+
+def promises_that_survive_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would follow a step that has failed is waited for, though its worker has dropped it."""
+    monkeypatch.setattr(Run, "promised_after", lambda self, step: None)
+
+
+def promises_that_survive_a_hand_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its worker has handed back counts as started when the step before it succeeds."""
+    hear = Scheduler._hear_of_promised
+
+    def hear_and_keep(self: Scheduler, worker_id: str, report: Any) -> Any:
+        run = self.runs.get(report.instance_id)
+        promised = dict(run.promised) if run is not None else {}
+        answer = hear(self, worker_id, report)
+        if run is not None:
+            run.promised = promised
+        return answer
+
+    monkeypatch.setattr(Scheduler, "_hear_of_promised", hear_and_keep)
+
+
+def promises_that_survive_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows another step goes on in a run that was cancelled."""
+    monkeypatch.setattr(Run, "break_promises", lambda self: [])
+
+
+def nobody_is_told_of_a_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that was cancelled goes on, if it had begun and nobody had heard of it."""
+    monkeypatch.setattr(Scheduler, "_kill_promised", lambda self, broken: None)
+
+
+def a_promise_to_what_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step begins although others that it needs have not ended."""
+
+    def any_next(self: Run, step: int) -> int | None:
+        return next((after for after in self.plan.successors[step] if self.states[after] is State.PENDING), None)
+
+    monkeypatch.setattr(Run, "only_next", any_next)
+
+
 # -- order, and runs that go on ---------------------------------------------------------------------------------------
 
 
@@ -342,6 +384,11 @@ PLANTED: list[Plant] = [
     nobody_is_told_to_kill,
     nobody_is_told_to_give_back,
     an_end_told_twice,
+    promises_that_survive_a_failure,
+    promises_that_survive_a_hand_back,
+    promises_that_survive_a_stop,
+    nobody_is_told_of_a_broken_promise,
+    a_promise_to_what_waits_for_more,
     breadth_first,
     newer_runs_first,
     a_resumed_run_that_lacks_results,

@@ -49,6 +49,7 @@ class RefStep:
     cause: str = ""  #: why it was skipped or cancelled
     blame: str = ""  #: why those that depend on it never start
     token: int | None = None
+    promise: tuple[int, str, int] | None = None  #: the token it will have, whose, and that of the step it follows
     due: float | None = None
     stamp: int = 0  #: when it became ready, or began to wait: larger is later
 
@@ -73,6 +74,9 @@ class RefRun:
 
     def before(self, step: RefStep) -> list[RefStep]:
         return [self.steps[name] for name in step.schema.predecessors]
+
+    def steps_done(self, step: RefStep) -> bool:
+        return all(each.state is SUCCEEDED for each in self.before(step))
 
     def keeps_result(self, name: str) -> bool:
         """Whether somebody may still ask for the result of a step: an output, or the argument of one to come."""
@@ -122,7 +126,7 @@ class Reference:
 
     def _settle(self, run: RefRun, *, reported: bool = False) -> None:
         """Let everything follow that follows from how the steps of a run stand, until nothing does."""
-        while self._settle_one(run):
+        while self._settle_one(run) or self._break_one(run) or self._keep_one(run):
             pass
         for step in reversed(run.steps.values()):  # so that the first one became ready last, and goes out first
             if step.state is PENDING and all(each.state is SUCCEEDED for each in run.before(step)):
@@ -145,6 +149,28 @@ class Reference:
             if step.state is PENDING and lost:
                 step.state = SKIPPED if lost[0].state is SKIPPED else CANCELLED
                 step.cause = step.blame = lost[0].blame
+                return True
+        return False
+
+    @staticmethod
+    def _break_one(run: RefRun) -> bool:
+        """Take back one promise whose step cannot follow any more; return whether there was one."""
+        for step in run.steps.values():
+            if step.promise is not None:
+                ahead = [each.token or (each.promise and each.promise[0]) for each in run.before(step)]
+                if step.state is not PENDING or not (step.promise[2] in ahead or run.steps_done(step)):
+                    step.promise = None
+                    return True
+        return False
+
+    def _keep_one(self, run: RefRun) -> bool:
+        """Start one step that was promised to, and whose time has come; return whether there was one."""
+        for step in run.steps.values():
+            if step.promise is not None and run.steps_done(step):
+                step.token, worker, _ = step.promise
+                step.state, step.promise = RUNNING, None
+                step.attempts += 1
+                self.held[step.token] = (worker, run.name, step.schema.name)
                 return True
         return False
 
@@ -180,16 +206,43 @@ class Reference:
         for _, run_name, name in lost:
             run = self.runs[run_name]
             run.steps[name].token = None
+            while self._break_one(run):
+                pass
             self._restart(run, name)
             self._settle(run)
 
     def _requested(self, event: StepsRequested, now: float) -> None:
         self._time_passed(TimePassed(), now)
-        for _ in range(event.limit):
+        left = event.limit
+        while left:
             served = [run for run in self.runs.values() if run.schema.workflow_id in self.workers[event.worker_id]]
             ready = [(run, step) for run in served for step in run.steps.values() if step.state is READY]
-            if ready:
-                self._assign(event.worker_id, *max(ready, key=lambda each: (-each[0].age, each[1].stamp)))
+            if not ready:
+                return
+            run, step = max(ready, key=lambda each: (-each[0].age, each[1].stamp))
+            self._assign(event.worker_id, run, step)
+            left -= 1
+            follows = self.last_token
+            while left and event.chains and (after := self._only_next(run, step)) is not None:
+                step, follows = after, self._promise(event.worker_id, run, after, follows)
+                left -= 1
+
+    @staticmethod
+    def _only_next(run: RefRun, step: RefStep) -> RefStep | None:
+        """Return the first step that waits for this one alone, and was never begun."""
+        for after in run.steps.values():
+            waits_for = [each for each in run.before(after) if each.state is not SUCCEEDED]
+            if after.state is PENDING and not after.attempts and waits_for == [step]:
+                return after
+        return None
+
+    def _promise(self, worker: str, run: RefRun, step: RefStep, follows: int) -> int:
+        self.last_token += 1
+        step.promise = (self.last_token, worker, follows)
+        arguments = len(step.schema.predecessors) if step.schema.parameters else 0
+        whom = (worker, self.last_token, run.name, step.schema.name)
+        self._said.append(("assign", *whom, 1, {}, False, arguments))
+        return self.last_token
 
     def _assign(self, worker: str, run: RefRun, step: RefStep) -> None:
         self.last_token += 1
@@ -228,6 +281,8 @@ class Reference:
             assert step.token is not None
             self._said.append(("kill", self.held[step.token][0], step.token))
         else:
+            if step.promise is not None:
+                self._tell_promised("kill", run, step.promise[0])
             self._cancel(run, step)
         self._settle(run)
 
@@ -244,6 +299,18 @@ class Reference:
         for token, (worker, run_name, _) in self.held.items():
             if run_name == run.name:
                 self._said.append((what, worker, token))
+        for step in run.steps.values():
+            if step.promise is not None:
+                self._said.append((what, step.promise[1], step.promise[0]))
+                step.promise = None
+
+    def _tell_promised(self, what: str, run: RefRun, token: int) -> None:
+        """Tell who was promised a step with this token, and those that would follow it, and take that back."""
+        for step in run.steps.values():
+            if step.promise is not None and token in (step.promise[0], step.promise[2]):
+                token = step.promise[0]  # they come in this order
+                self._said.append((what, step.promise[1], token))
+                step.promise = None
 
     # -- ends of attempts ---------------------------------------------------------------------------------------------
 
@@ -257,6 +324,11 @@ class Reference:
         if run is None or step is None:
             self._said.append(("answer", ReportStatus.UNKNOWN, None, 0.0, None))
             return
+        if report.state is READY and (step.promise or (None,))[:2] == (report.token, worker_id):
+            step.promise = None
+            self._settle(run)
+            self._said.append(("answer", ReportStatus.ACCEPTED, PENDING, 0.0, None))
+            return
         token = report.token if report.token is not None else step.token
         if token is None or self.held.get(token) != (worker_id, run.name, step.schema.name):
             was_given = step.attempts > 0 or (report.token is not None and 0 < report.token <= self.last_token)
@@ -265,6 +337,8 @@ class Reference:
             return
         del self.held[token]
         step.token = None
+        while report.state is not SUCCEEDED and self._break_one(run):
+            pass  # who was to follow it knows by itself
         delay = self._end_attempt(run, step, report, now)
         state = step.state
         self._settle(run, reported=True)
@@ -358,6 +432,7 @@ class Reference:
         held, self.held, self.workers = self.held, {}, {}
         for run in self.runs.values():
             for step in run.steps.values():
+                step.promise = None
                 if step.token is not None:
                     self.held[step.token] = held[step.token]
                     self.workers[held[step.token][0]] = None

@@ -72,6 +72,7 @@ ACTIONS = (
         "cancel",
         "forget",
         "dispatch",
+        "give_back_promised",
     ]
 )
 
@@ -126,6 +127,7 @@ class TwinBench(Bench):
             for i, (step_name, step) in enumerate(run.steps.items()):
                 assert (actual.states[i], actual.attempts[i]) == (step.state, step.attempts)
                 assert (actual.running.get(i), actual.due.get(i)) == (step.token, step.due)
+                assert actual.promised.get(i) == (step.promise and step.promise[:2])
                 assert actual.restarts.get(i, 0) == step.restarts
                 assert (i in actual.results) == run.keeps_result(step_name)
                 assert not step.state.is_settled or actual.causes.get(i, "") == step.cause
@@ -210,6 +212,7 @@ class SchedulerModel(RuleBasedStateMachine):
         self.workers: list[str] = []
         self.runs: list[str] = []  #: that were not forgotten
         self.held: dict[int, tuple[str, StepAssignment]] = {}  #: {token: (worker, assignment)}
+        self.promised: dict[int, tuple[str, StepAssignment]] = {}  #: those that follow one that is held
         self.past: list[tuple[str, StepAssignment]] = []  #: assignments that nothing may change any more
         self.count = 0
         self._is_sound = True  #: whether no action has failed
@@ -226,7 +229,22 @@ class SchedulerModel(RuleBasedStateMachine):
         """Do one of the things that may happen."""
         self._is_sound = False
         self._act(action, which, number, state, decision)
+        self._follow_promises()
         self._is_sound = True
+
+    def _follow_promises(self) -> None:
+        """See what has become of those that follow others."""
+        promised = {token for name in self.runs for token, _ in self.bench.run(name).promised.values()}
+        for token, (worker, assignment) in list(self.promised.items()):
+            if token in promised:
+                continue
+            del self.promised[token]
+            if token in self.bench.scheduler._live:
+                self.held[token] = (worker, assignment)
+                self.fired["promise kept"] += 1
+            else:
+                self.past.append((worker, assignment))
+                self.fired["promise broken"] += 1
 
     def _act(self, action: str, which: int, number: int, state: State, decision: FailureDecision | None) -> None:
         if action == "report":
@@ -305,6 +323,7 @@ class SchedulerModel(RuleBasedStateMachine):
     def lose_worker(self, which: int) -> None:
         worker = self.workers.pop(which % len(self.workers))
         self.bench.leave(worker)
+        self._follow_promises()
         for token, (holder, assignment) in list(self.held.items()):
             if holder == worker:
                 del self.held[token]
@@ -344,11 +363,22 @@ class SchedulerModel(RuleBasedStateMachine):
         worker = self.workers[which % len(self.workers)]
         self.pass_time(0.0)
         ready = sum(self.bench.run(name).states.count(State.READY) for name in self.runs)
-        assignments = self.bench.take(limit, worker)
-        assert len(assignments) == min(limit, ready), "a worker gets what there is, up to its room"
+        assignments = self.bench.take(limit, worker, chains=bool(which % 2))
+        assert min(limit, ready) <= len(assignments) <= limit, "a worker gets what there is, up to its room"
         self.fired["request"] += bool(assignments)
         for assignment in assignments:
-            self.held[assignment.token] = (worker, assignment)
+            self.fired["promise"] += assignment.follows is not None
+            (self.held if assignment.follows is None else self.promised)[assignment.token] = (worker, assignment)
+
+    def give_back_promised(self, which: int) -> None:
+        """Hand back what follows another assignment before that has ended."""
+        if self.promised:
+            worker, assignment = self.promised[list(self.promised)[which % len(self.promised)]]
+            other = next(name for name in self.workers if name != worker)
+            assert self.bench.report(report_of(assignment, State.READY), other).status is STALE
+            assert self.bench.report(report_of(assignment, State.SUCCEEDED), worker).status is STALE
+            assert self.bench.report(report_of(assignment, State.READY), worker).status is ACCEPTED
+            self.fired["promise given back"] += 1
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
@@ -362,6 +392,11 @@ class SchedulerModel(RuleBasedStateMachine):
         tokens = [token for token, (holder, _) in self.held.items() if holder == worker]
         start = which % len(tokens)
         assignments = [self.held.pop(token)[1] for token in (tokens[start:] + tokens[:start])[:count]]
+        if state is State.SUCCEEDED and which % 3 == 0:  # with what it went on with
+            following = {assignment.follows: token for token, (_, assignment) in self.promised.items()}
+            while (token := following.get(assignments[-1].token)) is not None:
+                assignments.append(self.promised.pop(token)[1])
+                self.fired["report of a chain"] += 1
         failed = state is State.FAILED
         reports = [
             report_of(
@@ -419,8 +454,11 @@ class SchedulerModel(RuleBasedStateMachine):
         bench = self.bench
         if not self.workers or not self._is_sound:  # it has not even begun, or what went wrong is known
             return
-        for worker, assignment in self.held.values():
+        while self.held:
+            worker, assignment = self.held.pop(next(iter(self.held)))
             assert bench.succeed(assignment, worker=worker).status is ACCEPTED
+            self._follow_promises()
+        assert not self.promised, "what follows nothing is not waited for"
         runs = [bench.run(name) for name in self.runs]
         steps_left = sum(run.open_steps for run in runs)
         waits = sum(run.states.count(State.RETRYING) for run in runs)

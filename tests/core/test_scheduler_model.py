@@ -46,6 +46,11 @@ ACTIONS = {
     "resume",
     "worker came back",
     "worker never came back",
+    "promise",
+    "promise kept",
+    "promise broken",
+    "promise given back",
+    "report of a chain",
 }
 OFTEN = 3
 

@@ -20,6 +20,7 @@ class Witness:
         self._starts: Counter[tuple[str, str]] = Counter()
         self._outcomes: dict[tuple[str, str | None], object] = {}
         self._announced: Counter[str] = Counter()
+        self._promised: dict[tuple[str, str], int] = {}  #: {(run, step) that was handed out before its time: its token}
         self._causes: Counter[tuple[str, str]] = Counter()  #: of starts after the first, but for restarts
 
     def follow(self, scheduler: Scheduler) -> None:
@@ -46,6 +47,13 @@ class Witness:
             assert isinstance(event, StepsRequested), "nobody gets a step without having asked"
             assert {command.worker_id for command in assigned} == {event.worker_id}
             assert len(assigned) <= event.limit, "running steps never exceed the slots"
+            together = [command.assignment for command in assigned]
+            for before, assignment in zip([None, *together], together, strict=False):
+                if assignment.follows is not None:
+                    assert event.chains, "chains are for those who can"
+                    assert before is not None
+                    assert before.token == assignment.follows, "it comes right behind"
+                    self._promised[assignment.instance_id, assignment.step_name] = assignment.token
         reports = iter(event.reports if isinstance(event, Reported) else ())
         for command in commands:
             if isinstance(command, Assign):
@@ -57,6 +65,7 @@ class Witness:
                 assert report is not None, "there is an answer to each report, and no other"
                 self._see_answer(report, command.answer)
         assert next(reports, None) is None, "there is an answer to each report"
+        self._see_promises()
         check_scheduler(self._scheduler)
         for run in self._scheduler.runs.values():
             self._see_outcomes(run)
@@ -86,10 +95,29 @@ class Witness:
     def _see_answer(self, report: StepReport, answer: ReportAnswer) -> None:
         if answer.status is not ReportStatus.ACCEPTED:
             assert (answer.step_state, answer.run_state, answer.delay) == (None, None, 0.0)
-        elif report.state is State.READY:
+        elif answer.step_state is State.PENDING:
+            assert report.state is State.READY, "only what was never begun goes on waiting"
+            assert self._promised[report.instance_id, report.step_name] == report.token
+        else:
+            self._promised.pop((report.instance_id, report.step_name), None)  # it has begun
+        if answer.step_state in (None, State.PENDING):
+            return
+        if report.state is State.READY:
             self._starts[report.instance_id, report.step_name] -= 1  # it was never begun
         elif answer.step_state is State.RETRYING:
             self._causes[report.instance_id, report.step_name] += 1
+
+    def _see_promises(self) -> None:
+        """Let those go that were kept, and those that were broken, as if nothing had been handed out."""
+        for (instance_id, name), token in list(self._promised.items()):
+            run = self._scheduler.runs.get(instance_id)
+            step = -1 if run is None else run.plan.index[name]
+            if run is not None and step in run.promised:
+                assert run.promised[step][0] == token
+                continue
+            del self._promised[instance_id, name]
+            if run is None or run.running.get(step) != token:
+                self._starts[instance_id, name] -= 1
 
     def _see_outcomes(self, run: Run) -> None:
         for step, state in enumerate(run.states):

@@ -147,6 +147,7 @@ def test_one_signal_drains(tmp_path: Path, gate: Gate, number: signal.Signals, c
         gate.wait_entered()
         started = program.descendants()
         program.signal(number)
+        program.wait_said("stopping when")
         gate.open()
         returncode, out, err = program.end()
         assert returncode == code, err

@@ -51,3 +51,25 @@ class ReturnsLock(Step):
         with open(path, "a") as file:
             print(os.getpid(), file=file)
         return threading.Lock()
+
+
+class Grow(Step):
+    """Adds the number of its process to a list."""
+
+    def run_step(self, value: list[int], deed: str = "return") -> list[int]:
+        if deed == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif deed == "raise":
+            raise ValueError(value)
+        elif deed == "exit":
+            raise SystemExit(3)
+        elif deed == "hang":
+            pow(7, 10**9)
+        elif deed == "large":
+            return list(range(40_000))
+        return [*value, os.getpid()]
+
+
+class Where(Step):
+    def run_step(self, *parts: str) -> str | list[str]:
+        return list(parts) if parts else "a"

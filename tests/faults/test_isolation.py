@@ -100,7 +100,7 @@ def test_what_setup_opens_and_changes_stays_for_its_step_alone(caplog: pytest.Lo
 
 
 def test_a_process_that_cannot_be_put_back_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Surroundings, seconds: float) -> None:
+    def refuse(self: Surroundings, *, thoroughly: bool) -> None:
         raise OSError("operation not permitted")
 
     keeper = Housekeeper(isolation=True, max_steps=None, max_memory=None, on_wait=list)
