@@ -8,7 +8,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture lint types format clean chaos mutate coverage
+.PHONY: help demo test torture bench bench-quick lint types format clean chaos mutate coverage
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,12 @@ test: $(VENV)/.dev ## run the tests (ARGS="-k retry" picks some, "-p randomly" s
 
 torture: $(VENV)/.peers ## compare how process pools bear hostile steps (ARGS="--only fuseline,loky --markdown")
 	$(BIN)/python -m benchmarks.torture $(ARGS)
+
+bench: $(VENV)/.bench ## compare what a step costs in each library, and write docs/performance.md (ARGS="--only fuseline,pebble --works flat")
+	$(BIN)/python -m benchmarks.speed --json bench.json --page $(ARGS)
+
+bench-quick: $(VENV)/.bench ## two minutes of it: is something slower than accepted? (ARGS=--accept to accept it)
+	$(BIN)/python -m benchmarks.speed --quick --only fuseline,fuseline_durable,pebble --repeat 5 --guard $(ARGS)
 
 chaos: $(VENV)/.dev ## hit random processes for a minute, and check that nothing is lost (ARGS="--minutes 5 --seed 7")
 	$(BIN)/python -m tests.chaos $(ARGS)
@@ -75,4 +81,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 # Some of the others may not be had for this Python or machine: what is not there is left out of the comparison.
 $(VENV)/.peers: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[peers]' || $(BIN)/python -m pip install --quiet --editable .
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' || $(BIN)/python -m pip install --quiet --editable . numpy pebble
 	@touch $@ $(VENV)/.run

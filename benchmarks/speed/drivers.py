@@ -30,6 +30,7 @@ __all__ = [
     "open_pebble",
     "open_ray",
     "open_stdlib",
+    "workflow_of",
 ]
 
 Run = Callable[[Work], Sequence[Any]]
@@ -64,7 +65,7 @@ def open_fuseline_durable(works: Sequence[Work]) -> Iterator[Run]:
 def _engine(works: Sequence[Work], broker: Any) -> Iterator[Run]:
     from fuseline import ProcessEngine
 
-    workflows = {work.name: _workflow(work) for work in works}
+    workflows = {work.name: workflow_of(work) for work in works}
     schemas = {name: workflow.to_schema() for name, workflow in workflows.items()}
     with ProcessEngine(broker, workflows.values(), processes=WORKERS) as engine:
 
@@ -77,7 +78,8 @@ def _engine(works: Sequence[Work], broker: Any) -> Iterator[Run]:
         yield run
 
 
-def _workflow(work: Work) -> Any:
+def workflow_of(work: Work) -> Any:
+    """Return the work as a workflow."""
     from benchmarks.speed.steps import Call
     from fuseline import Workflow
 

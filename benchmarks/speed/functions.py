@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import Any
 
-__all__ = ["add", "add_one", "die", "make_array", "nothing", "one", "sleep_for_ever", "spin", "sum_of"]
+__all__ = ["add", "add_one", "make_array", "nothing", "one", "spin", "sum_of"]
 
 
 def nothing() -> None:
@@ -45,11 +43,3 @@ def make_array(size: int) -> Any:
 
 def sum_of(array: Any) -> float:
     return float(array.sum())
-
-
-def sleep_for_ever() -> None:
-    time.sleep(3600)
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.programs import Program
 from benchmarks.speed.libraries import Library
-from benchmarks.speed.program import read_seconds
+from benchmarks.speed.program import read_measured
 from benchmarks.speed.results import Results
 from benchmarks.speed.works import Kind
 
@@ -15,15 +15,15 @@ __all__ = ["measure", "measure_all"]
 
 
 def measure(library: Library, kind: Kind, size: int, bound: float) -> float | str:
-    """Return how many seconds the work has taken, or why it has not been done, in a line."""
+    """Return what was measured, or why nothing was, in a line."""
     with Program("benchmarks.speed.program", library.name, kind.name, str(size)) as program:
         try:
             program.process.wait(bound)
         except subprocess.TimeoutExpired:
             pass  # it may have measured, and hang at its end
-        seconds = read_seconds(program.folder)
-        if seconds is not None:
-            return seconds
+        measured = read_measured(program.folder)
+        if measured is not None:
+            return measured
         if program.process.poll() is None:
             return f"not done after {bound:g} s"
         last = program.output().strip().splitlines()

@@ -17,6 +17,7 @@ class Library:
     name: str  #: as in ``--only``
     title: str
     driver: Driver
+    imports: str  #: the statement by which a user imports what the driver needs
     distribution: str | None = None  #: None: comes with Python
     runs_graphs: bool = True  #: whether its tasks may need results of others, or a loop around it can see to that
     is_durable: bool = False  #: whether what has finished outlives the machine
@@ -32,28 +33,52 @@ class Library:
 
     def does(self, kind: Kind) -> bool:
         """Return whether it has a way to do this kind of work."""
+        if kind.libraries is not None:
+            return self.name in kind.libraries
+        if kind.measure == "import":
+            return self.name != "fuseline_durable"  # which is the same library
         return self.is_durable == kind.is_durable and (self.runs_graphs or kind.is_flat)
 
+
+def _library(name: str, driver: Driver, imports: str, *, title: str = "", distribution: str = "") -> Library:
+    """Return a library whose parts have its name unless told otherwise."""
+    return Library(
+        name=name,
+        title=title or name,
+        driver=driver,
+        imports=imports,
+        distribution=distribution or name,
+        runs_graphs=name not in ("joblib", "mpire"),
+        is_durable=name in ("fuseline_durable", "dbos"),
+    )
+
+
+_OURS = "from fuseline import MemoryBroker, ProcessEngine, Step, Workflow"
 
 LIBRARIES = {
     library.name: library
     for library in (
-        Library(name="fuseline", title="fuseline", driver=drivers.open_fuseline, distribution="fuseline"),
-        Library(name="stdlib", title="`concurrent.futures`", driver=drivers.open_stdlib),
-        Library(name="loky", title="loky", driver=drivers.open_loky, distribution="loky"),
-        Library(name="pebble", title="pebble", driver=drivers.open_pebble, distribution="pebble"),
-        Library(name="executorlib", title="executorlib", driver=drivers.open_executorlib, distribution="executorlib"),
-        Library(name="joblib", title="joblib", driver=drivers.open_joblib, distribution="joblib", runs_graphs=False),
-        Library(name="mpire", title="mpire", driver=drivers.open_mpire, distribution="mpire", runs_graphs=False),
-        Library(name="ray", title="Ray", driver=drivers.open_ray, distribution="ray"),
-        Library(name="dask", title="Dask", driver=drivers.open_dask, distribution="distributed"),
+        _library("fuseline", drivers.open_fuseline, _OURS),
         Library(
-            name="fuseline_durable",
-            title="fuseline",
-            driver=drivers.open_fuseline_durable,
-            distribution="fuseline",
-            is_durable=True,
+            name="stdlib",
+            title="`concurrent.futures`",
+            driver=drivers.open_stdlib,
+            imports="from concurrent.futures import ProcessPoolExecutor",
         ),
-        Library(name="dbos", title="DBOS", driver=drivers.open_dbos, distribution="dbos", is_durable=True),
+        _library("loky", drivers.open_loky, "from loky import get_reusable_executor"),
+        _library("pebble", drivers.open_pebble, "from pebble import ProcessPool"),
+        _library("executorlib", drivers.open_executorlib, "from executorlib import SingleNodeExecutor"),
+        _library("joblib", drivers.open_joblib, "from joblib import Parallel, delayed"),
+        _library("mpire", drivers.open_mpire, "from mpire import WorkerPool"),
+        _library("ray", drivers.open_ray, "import ray", title="Ray"),
+        _library(
+            "dask",
+            drivers.open_dask,
+            "from dask.distributed import Client, LocalCluster",
+            title="Dask",
+            distribution="distributed",
+        ),
+        _library("fuseline_durable", drivers.open_fuseline_durable, _OURS, title="fuseline", distribution="fuseline"),
+        _library("dbos", drivers.open_dbos, "from dbos import DBOS", title="DBOS"),
     )
 }

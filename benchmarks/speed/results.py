@@ -6,67 +6,70 @@ import platform
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["OURS", "Results"]
+from benchmarks.speed.works import OURS
 
-#: Libraries that are this one.
-OURS = ("fuseline", "fuseline_durable")
+__all__ = ["Results"]
 
 
 @dataclass(slots=True, kw_only=True)
 class Results:
-    """Seconds by work and library."""
+    """Numbers by work and library: seconds, or bytes."""
 
     sizes: dict[str, int] = field(default_factory=dict)
-    seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    measured: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
+    python: str = field(default_factory=platform.python_version)
+    machine: str = field(default_factory=lambda: f"{_processor()}, {platform.platform()}")
 
     def add(self, library: str, work: str, size: int, measured: float | str) -> None:
         self.sizes[work] = size
         if isinstance(measured, str):
             self.problems[work, library] = measured
         else:
-            self.seconds[work, library].append(measured)
+            self.measured[work, library].append(measured)
 
     def problem(self, library: str, work: str) -> str | None:
         """Return why a library could not do a work, in a line."""
         return self.problems.get((work, library))
 
     def median(self, work: str, library: str) -> float | None:
-        seconds = self.seconds.get((work, library))
-        return median(seconds) if seconds else None
+        numbers = self.measured.get((work, library))
+        return median(numbers) if numbers else None
 
     def spread(self, work: str, library: str) -> tuple[float, float]:
         """Return the least and the most."""
-        seconds = self.seconds[work, library]
-        return min(seconds), max(seconds)
+        numbers = self.measured[work, library]
+        return min(numbers), max(numbers)
 
     def best_peer(self, work: str) -> tuple[str, float] | None:
         """Return which of the others was the fastest, and its median."""
         others = {
             library: value
-            for of_work, library in self.seconds
+            for of_work, library in self.measured
             if of_work == work and library not in OURS and (value := self.median(work, library)) is not None
         }
         return min(others.items(), key=lambda item: item[1]) if others else None
 
+    def ours(self, work: str) -> float | None:
+        """Return our median."""
+        return next((value for library in OURS if (value := self.median(work, library)) is not None), None)
+
     def ratio(self, work: str) -> float | None:
         """Return our median, as a share of the best peer's."""
-        ours = [value for library in OURS if (value := self.median(work, library)) is not None]
-        peer = self.best_peer(work)
-        return ours[0] / peer[1] if ours and peer else None
+        ours, peer = self.ours(work), self.best_peer(work)
+        return ours / peer[1] if ours is not None and peer is not None else None
 
     def as_plain_data(self) -> dict[str, Any]:
         """Return what JSON can hold."""
         return {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processor": _processor(),
+            "python": self.python,
+            "machine": self.machine,
             "sizes": self.sizes,
             "measured": [
-                {"work": work, "library": library, "seconds": seconds}
-                for (work, library), seconds in self.seconds.items()
+                {"work": work, "library": library, "numbers": numbers}
+                for (work, library), numbers in self.measured.items()
             ],
             "problems": [
                 {"work": work, "library": library, "problem": problem}
@@ -74,9 +77,19 @@ class Results:
             ],
         }
 
+    @classmethod
+    def from_plain_data(cls, data: dict[str, Any]) -> Self:
+        """Return what ``as_plain_data`` made ``data`` of."""
+        results = cls(sizes=data["sizes"], python=data["python"], machine=data["machine"])
+        for each in data["measured"]:
+            results.measured[each["work"], each["library"]] = each["numbers"]
+        for each in data["problems"]:
+            results.problems[each["work"], each["library"]] = each["problem"]
+        return results
+
 
 def _processor() -> str:
-    """Return the processor's name."""
+    """Return how many processors there are, and their name."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

@@ -1,9 +1,9 @@
-"""The medians as a table: a line per work, a column per library."""
+"""The medians as tables: a line per work, a column per library."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.table import Table
 
@@ -11,62 +11,87 @@ from benchmarks.speed.libraries import Library
 from benchmarks.speed.results import Results
 from benchmarks.speed.works import Kind
 
-__all__ = ["as_markdown", "as_table", "versions"]
+__all__ = ["as_markdown", "as_tables", "shown", "versions"]
 
 _NOT_ASKED = "-"
+_TITLES = {
+    "work": "Median time, two worker processes, warm pools",
+    "start": "Beginnings and ends",
+    "growth": "Growth",
+}
 
 
-def as_table(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind]) -> Table:
-    table = Table(title="Median time, two worker processes, warm pools", caption=versions(libraries))
-    head, *lines = _lines(results, libraries, kinds)
-    for title in head:
-        table.add_column(title.replace("`", ""))
-    for line in lines:
-        table.add_row(*(cell.replace("*", "") for cell in line))
-    return table
+def as_tables(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind]) -> Iterator[Table]:
+    """Yield a table for the terminal for each group of kinds."""
+    for group, members in _groups(results, kinds):
+        table = Table(title=_TITLES[group])
+        head, *lines = _lines(results, libraries, members)
+        for title in head:
+            table.add_column(title.replace("`", ""))
+        for line in lines:
+            table.add_row(*(cell.replace("*", "").replace("`", "") for cell in line))
+        yield table
 
 
-def as_markdown(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind]) -> str:
-    head, *lines = _lines(results, libraries, kinds)
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{versions(libraries)}"
+def as_markdown(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind], group: str) -> str:
+    """Return the table of one group."""
+    for name, members in _groups(results, kinds):
+        if name == group:
+            head, *lines = _lines(results, libraries, members)
+            rows = [head, ["---"] * len(head), *lines]
+            return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return ""
 
 
 def versions(libraries: Iterable[Library]) -> str:
+    """Return what was compared: names and versions."""
     installed = {each.distribution: f"{each.title} {each.version()}" for each in libraries if each.version()}
     return ", ".join([f"Python {platform.python_version()}", *installed.values()])
 
 
-def _lines(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind]) -> Iterable[list[str]]:
-    columns = {library.title: [each for each in libraries if each.title == library.title] for library in libraries}
-    yield ["work", *columns, "of the best other"]
-    for kind in kinds:
+def _groups(results: Results, kinds: Sequence[Kind]) -> Iterator[tuple[str, list[Kind]]]:
+    for group in _TITLES:
+        members = [kind for kind in kinds if kind.group == group and kind.name in results.sizes]
+        if members:
+            yield group, members
+
+
+def _lines(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind]) -> Iterator[list[str]]:
+    columns: dict[str, list[Library]] = {}
+    for library in libraries:
+        if any((kind.name, library.name) in results.measured for kind in kinds):
+            columns.setdefault(library.title, []).append(library)
+    ratios = [results.ratio(kind.name) for kind in kinds]
+    has_ratios = any(ratio is not None for ratio in ratios)
+    yield ["", *columns, *(["of the best other"] if has_ratios else [])]
+    for kind, ratio in zip(kinds, ratios, strict=True):
         best = results.best_peer(kind.name)
-        cells = []
-        for column in columns.values():
-            cell = _NOT_ASKED
-            for library in column:
-                if (value := results.median(kind.name, library.name)) is not None:
-                    cell = _show(results, kind, library, value)
-                    if best is not None and best[0] == library.name:
-                        cell = f"**{cell}**"
-                elif results.problem(library.name, kind.name) is not None:
-                    cell = "fails"
-            cells.append(cell)
-        ratio = results.ratio(kind.name)
-        yield [_title(results, kind), *cells, _NOT_ASKED if ratio is None else f"{ratio:.2f} x"]
+        cells = [_cell(results, kind, column, best) for column in columns.values()]
+        told = _NOT_ASKED if ratio is None else f"{ratio:.2f} x"
+        yield [f"`{kind.name}`: {kind.title}; {kind.unit}", *cells, *([told] if has_ratios else [])]
 
 
-def _title(results: Results, kind: Kind) -> str:
-    unit = "seconds" if kind.name == "array" else "share of the ideal" if kind.ideal else "µs per step"
-    return f"`{kind.name}`: {kind.title}; {unit}"
+def _cell(results: Results, kind: Kind, column: Sequence[Library], best: tuple[str, float] | None) -> str:
+    for library in column:
+        if (kind.name, library.name) in results.measured:
+            text = shown(results, kind, library.name)
+            return f"**{text}**" if best is not None and best[0] == library.name else text
+        if results.problem(library.name, kind.name) is not None:
+            return "fails"
+    return _NOT_ASKED
 
 
-def _show(results: Results, kind: Kind, library: Library, value: float) -> str:
+def shown(results: Results, kind: Kind, library: str) -> str:
+    """Return a median in the unit of its kind, with the least and the most."""
     size = results.sizes[kind.name]
-    least, most = results.spread(kind.name, library.name)
-    if kind.ideal is not None:
+    value = results.median(kind.name, library)
+    assert value is not None
+    least, most = results.spread(kind.name, library)
+    if kind.unit == "share of the ideal":
+        assert kind.ideal is not None
         return f"{kind.ideal(size) / value:.1%}"
-    if kind.name == "array":
-        return f"{value:.2f} ({least:.2f} to {most:.2f})"
-    return f"{value / size * 1e6:.0f} ({least / size * 1e6:.0f} to {most / size * 1e6:.0f})"
+    factor, digits = {"µs per step": (1e6 / size, 0), "seconds": (1, 2), "ms": (1e3, 0), "bytes per step": (1, 0)}[
+        kind.unit
+    ]
+    texts = [f"{each * factor:.{digits}f}" for each in (value, least, most)]
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} ({texts[1]} to {texts[2]})"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.speed.functions import add, add_one, make_array, nothing, one, spin, sum_of
 
-__all__ = ["WORKERS", "WORKS", "Kind", "Task", "Work"]
+__all__ = ["OURS", "WORKERS", "WORKS", "Kind", "Task", "Unit", "Work"]
+
+#: Libraries that are this one.
+OURS = ("fuseline", "fuseline_durable")
+#: How a figure is told.
+Unit = Literal["µs per step", "seconds", "ms", "share of the ideal", "bytes per step"]
 
 WORKERS = 2
 
@@ -50,13 +56,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of work in any size."""
+    """A kind of work in any size, and what of it is measured."""
 
     name: str
     title: str
     make: Callable[[int], Work]
     size: int  #: the usual one, in steps unless ``make`` says otherwise
-    quick_size: int
+    quick_size: int | None = None  #: None: not among the quick ones
+    measure: str = "work"  #: a name in ``measures``
+    unit: Unit = "µs per step"
+    libraries: Sequence[str] | None = None  #: those that are asked; None for all that can
+    group: str = "work"  #: of kinds that are shown together
     warm_size: int = 100  #: of what comes first and is not measured
     is_flat: bool = False  #: whether no task needs another, so that it can be a map
     is_durable: bool = False  #: whether what has finished must outlive the machine
@@ -118,52 +128,125 @@ def spins(size: int) -> Work:
     return Work(name="spins", tasks=[Task(spin, (_SPIN,))] * size, outputs=range(size), expected=[1] * size)
 
 
+def _again(name: str) -> Kind:
+    """Return what it costs to run the same graph once more: what is done once for each graph is done."""
+    kind = next(kind for kind in _KINDS if kind.name == name)
+    return dataclasses.replace(
+        kind, name=f"{name}-again", title=f"`{name}` once more", measure="again", quick_size=None
+    )
+
+
+_KINDS: Sequence[Kind] = (
+    Kind(name="flat", title="independent no-op steps", make=flat, size=5_000, quick_size=2_000, is_flat=True),
+    Kind(
+        name="layers",
+        title="layers of 100 steps, each needs two of the layer before",
+        make=layers,
+        size=5_000,
+        quick_size=2_000,
+    ),
+    Kind(name="chain", title="steps each of which needs the one before", make=chain, size=500, quick_size=300),
+    Kind(
+        name="runs",
+        title="runs of a workflow of five steps, each of which needs the one before",
+        make=runs,
+        size=5_000,
+        quick_size=2_000,
+    ),
+    Kind(
+        name="array",
+        title="one step makes 128 MiB, eight read it",
+        unit="seconds",
+        make=array,
+        size=128 << 20,
+        quick_size=32 << 20,
+        warm_size=8 << 10,
+        needs="numpy",
+    ),
+    Kind(
+        name="spins",
+        title="steps of 50 ms in pure Python",
+        unit="share of the ideal",
+        make=spins,
+        size=64,
+        quick_size=16,
+        warm_size=4,
+        ideal=lambda size: size * _SPIN / WORKERS,
+        is_flat=True,
+    ),
+    Kind(
+        name="durable",
+        title="no-op steps whose results survive a power cut",
+        make=flat,
+        size=5_000,
+        quick_size=1_000,
+        is_flat=True,
+        is_durable=True,
+    ),
+)
+
 WORKS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(name="flat", title="independent no-op steps", make=flat, size=5_000, quick_size=2_000, is_flat=True),
+        *_KINDS,
+        *(_again(name) for name in ("flat", "layers", "chain")),
         Kind(
-            name="layers",
-            title="layers of 100 steps, each needs two of the layer before",
-            make=layers,
-            size=5_000,
-            quick_size=2_000,
-        ),
-        Kind(name="chain", title="steps each of which needs the one before", make=chain, size=500, quick_size=300),
-        Kind(
-            name="runs",
-            title="runs of a workflow of five steps, each of which needs the one before",
-            make=runs,
-            size=5_000,
-            quick_size=2_000,
+            name="import", title="import of the library", make=flat, size=1, measure="import", unit="ms", group="start"
         ),
         Kind(
-            name="array",
-            title="one step makes 128 MiB, eight read it",
-            make=array,
-            size=128 << 20,
-            quick_size=32 << 20,
-            warm_size=8 << 10,
-            needs="numpy",
-        ),
-        Kind(
-            name="spins",
-            title="steps of 50 ms in pure Python",
-            make=spins,
-            size=64,
-            quick_size=16,
-            warm_size=4,
-            ideal=lambda size: size * _SPIN / WORKERS,
-            is_flat=True,
-        ),
-        Kind(
-            name="durable",
-            title="no-op steps whose results survive a power cut",
+            name="cold",
+            title="from nothing to the first result of two processes, the import included",
             make=flat,
-            size=5_000,
-            quick_size=1_000,
+            size=1,
+            measure="first_result",
+            unit="ms",
+            group="start",
             is_flat=True,
-            is_durable=True,
+        ),
+        Kind(
+            name="timeout",
+            title="from the deadline of a step to its error",
+            make=flat,
+            size=1,
+            measure="timeout",
+            unit="ms",
+            libraries=("fuseline", "pebble"),
+            group="start",
+        ),
+        Kind(
+            name="replaced",
+            title="from the death of the only child to the start of the next step",
+            make=flat,
+            size=1,
+            measure="replacement",
+            unit="ms",
+            libraries=("fuseline", "pebble"),
+            group="start",
+        ),
+        *(
+            Kind(
+                name=f"{name}-{size // 1000}k",
+                title=f"{title}, {size:,} steps",
+                make=make,
+                size=size,
+                libraries=("fuseline",),
+                group="growth",
+            )
+            for name, title, make in (("dag", "one graph of layers", layers), ("runs", "runs of five steps", runs))
+            for size in (10_000, 100_000, 1_000_000)
+        ),
+        *(
+            Kind(
+                name=f"memory-{name}",
+                title=f"memory of a broker for each step that waits: {title}",
+                make=make,
+                size=1_000_000,
+                measure="memory",
+                unit="bytes per step",
+                libraries=("fuseline",),
+                group="growth",
+            )
+            for name, title, make in (("dag", "one graph of 1,000,000", layers), ("runs", "200,000 runs of five", runs))
         ),
     )
 }

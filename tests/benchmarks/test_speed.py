@@ -1,0 +1,181 @@
+"""The benchmark of speed: it measures what it says, in each library that is here, and its tables tell that."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.speed import guard, page
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.hosts import measure, measure_all
+from benchmarks.speed.libraries import LIBRARIES
+from benchmarks.speed.results import Results
+from benchmarks.speed.tables import as_markdown, as_tables, shown
+from benchmarks.speed.targets import TARGETS
+from benchmarks.speed.works import WORKS, Task, Work
+
+#: Seconds for one program; a net, not what is measured.
+BOUND = 60.0
+#: Small enough for a test.
+SIZES = {"array": 1 << 16, "spins": 2, "layers": 300, "runs": 50}
+
+
+@pytest.mark.parametrize("kind", WORKS)
+def test_each_kind_can_be_measured(kind: str) -> None:
+    library = LIBRARIES["fuseline_durable" if WORKS[kind].is_durable else "fuseline"]
+    assert library.does(WORKS[kind])
+    measured = measure(library, WORKS[kind], SIZES.get(kind, 20), BOUND)
+    assert isinstance(measured, float), measured
+    assert measured > -1.0
+
+
+@pytest.mark.parametrize("name", [name for name, library in LIBRARIES.items() if library.version() is not None])
+def test_each_library_that_is_here_does_what_it_says_to_do(name: str) -> None:
+    library = LIBRARIES[name]
+    kind = next(kind for kind in ("layers", "flat", "durable") if library.does(WORKS[kind]))
+    measured = measure(library, WORKS[kind], 250, BOUND)
+    assert isinstance(measured, float), measured
+
+
+def test_what_does_not_come_out_right_is_no_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from benchmarks.speed import measures
+
+    work = Work(name="w", tasks=[Task(len, ("abc",))], outputs=[0], expected=[4])
+    with pytest.raises(AssertionError, match=r"w: \[3\] came out, not \[4\]"):
+        measures._check(work, [3])
+
+
+def test_a_program_that_fails_or_hangs_is_a_problem_and_not_a_number() -> None:
+    assert "KeyError" in str(measure(LIBRARIES["stdlib"], WORKS["timeout"], 1, BOUND))
+    assert measure(LIBRARIES["stdlib"], WORKS["spins"], 1000, 0.5) == "not done after 0.5 s"
+
+
+@pytest.mark.parametrize("name", ["flat", "layers", "chain", "runs"])
+def test_works_are_what_they_say(name: str) -> None:
+    work = WORKS[name].make(300).expanded()
+    assert len(work.tasks) == 300
+    assert len(work.outputs) == len(work.expected)
+    results: list[object] = []
+    for task in work.tasks:
+        assert all(need < len(results) for need in task.needs)
+        results.append(task.function(*task.arguments, *(results[need] for need in task.needs)))
+    assert [results[place] for place in work.outputs] == list(work.expected)
+
+
+def some_results() -> Results:
+    results = Results()
+    for library, numbers in {"fuseline": [0.1, 0.3, 0.2], "pebble": [0.5, 0.4, 0.6], "ray": [4.0]}.items():
+        for number in numbers:
+            results.add(library, "flat", 5000, number)
+    results.add("fuseline_durable", "durable", 1000, 0.05)
+    results.add("dask", "flat", 5000, "exit code 1: no room")
+    results.add("fuseline", "spins", 64, 1.6)
+    return results
+
+
+def test_medians_spread_and_ratios() -> None:
+    results = some_results()
+    assert results.median("flat", "pebble") == 0.5
+    assert results.spread("flat", "fuseline") == (0.1, 0.3)
+    assert results.best_peer("flat") == ("pebble", 0.5)
+    assert results.ratio("flat") == pytest.approx(0.4)
+    assert results.ratio("durable") is None
+    assert results.ours("durable") == 0.05
+    assert results.problem("dask", "flat") == "exit code 1: no room"
+
+
+def test_results_survive_json() -> None:
+    results = some_results()
+    data = json.loads(json.dumps(results.as_plain_data()))
+    assert Results.from_plain_data(data).as_plain_data() == results.as_plain_data()
+
+
+def test_tables() -> None:
+    results = some_results()
+    libraries, kinds = list(LIBRARIES.values()), list(WORKS.values())
+    text = as_markdown(results, libraries, kinds, "work")
+    [line] = [line for line in text.splitlines() if line.startswith("| `flat`")]
+    assert "| 40 (20 to 60) |" in line
+    assert "**100 (80 to 120)**" in line
+    assert "fails" not in text.splitlines()[0]
+    assert line.endswith("| 0.40 x |")
+    assert shown(results, WORKS["spins"], "fuseline") == "100.0%"
+    assert [str(table.title) for table in as_tables(results, libraries, kinds)] == [
+        "Median time, two worker processes, warm pools"
+    ]
+
+
+def test_targets_know_whether_they_are_met() -> None:
+    results = some_results()
+    values = {target.title: (target, target.value(results)) for target in TARGETS}
+    flat, value = values["`flat`: at most 1/5 of pebble"]
+    assert value == pytest.approx(0.4)
+    assert not flat.is_met(value)
+    durable, value = values["`durable`: at most what pebble takes for `flat`, which is not durable"]
+    assert value == pytest.approx(0.5)  # for each step
+    assert durable.is_met(value)
+    spins, value = values["`spins`: at least 97 % of the ideal"]
+    assert value is not None
+    assert spins.is_met(value)
+    assert values["`array`: at most Ray"][1] is None
+
+
+def test_the_guard_tells_what_is_slower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(guard, "ACCEPTED", tmp_path / "accepted.json")
+    results = some_results()
+    assert guard.compare(results) == ([], True)
+    guard.accept(results)
+    assert guard.compare(results) == (["flat: 0.40 of pebble, accepted 0.40: as before"], True)
+    results.measured["flat", "fuseline"] = [0.3]
+    assert guard.compare(results) == (["flat: 0.60 of pebble, accepted 0.40: slower"], False)
+    results.measured["flat", "fuseline"] = [0.1]
+    assert guard.compare(results) == (["flat: 0.20 of pebble, accepted 0.40: faster"], True)
+
+
+def test_the_page_has_numbers_between_its_marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "performance.md"
+    path.write_text(page.PAGE.read_text())
+    monkeypatch.setattr(page, "PAGE", path)
+    monkeypatch.setattr(page, "draw", lambda *args: None)
+    libraries, kinds = list(LIBRARIES.values()), list(WORKS.values())
+    page.write_page(some_results(), libraries, kinds)
+    once = path.read_text()
+    assert once.count("| 0.40 x |") == 2  # in the table, and as a target
+    assert "- `flat` in dask: exit code 1: no room" in once
+    page.write_page(some_results(), libraries, kinds)
+    assert path.read_text() == once
+    path.write_text("nothing")
+    with pytest.raises(ValueError, match="has no lines"):
+        page.write_page(some_results(), libraries, kinds)
+
+
+def test_libraries_take_turns() -> None:
+    results = Results()
+    told: list[str] = []
+    libraries = [LIBRARIES["fuseline"], LIBRARIES["stdlib"]]
+    measure_all(results, libraries, [WORKS["import"]], repeat=2, bound=BOUND, sizes=lambda kind: 1, tell=told.append)
+    assert told == [
+        "import, fuseline: 1 of 2",
+        "import, stdlib: 1 of 2",
+        "import, stdlib: 2 of 2",
+        "import, fuseline: 2 of 2",
+    ]
+    assert len(results.measured["import", "stdlib"]) == 2
+
+
+def test_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    arguments = ["--only", "fuseline", "--works", "flat,import", "--quick", "--repeat", "1", "--json", str(file)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "`flat`" not in done.output
+    assert "flat: independent no-op steps" in " ".join(done.output.split())
+    assert [each["work"] for each in json.loads(file.read_text())["measured"]] == ["flat"]
+    again = CliRunner().invoke(main, ["--from", str(file), "--only", "fuseline"])
+    assert again.exit_code == 0, again.output
