@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
-import tempfile
 import uuid
 import weakref
 from pathlib import Path
@@ -37,7 +35,7 @@ class Vault:
 
     def __init__(self) -> None:
         name = f"{_space()}-{os.getpid()}-{_start(os.getpid())}-{uuid.uuid4().hex}"
-        parents = [parent for parent in (_SHARED_MEMORY, Path(tempfile.gettempdir())) if os.access(parent, os.W_OK)]
+        parents = [parent for parent in (_SHARED_MEMORY, _temporary_folder()) if os.access(parent, os.W_OK)]
         folders = [_base(parent) / name for parent in parents]
         for folder in folders:
             _sweep(folder.parent)
@@ -58,7 +56,20 @@ class Vault:
 def _remove(folders: list[Path], pid: int) -> None:
     if os.getpid() == pid:  # not in a fork
         for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                _remove_tree(folder)
+
+
+def _remove_tree(folder: Path) -> None:
+    import shutil  # imported late, as few programs have large values
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_folder() -> Path:
+    import tempfile  # imported late: it imports a lot
+
+    return Path(tempfile.gettempdir())
 
 
 def _space() -> str:
@@ -105,4 +116,4 @@ def _sweep(base: Path) -> None:
     for path in list(base.iterdir()):
         whose, pid, start, *_ = [*path.name.split("-"), "", ""]
         if whose == space and pid.isdecimal() and _start(int(pid)) != start:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_tree(path)

@@ -7,6 +7,7 @@ that pipe.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import pickle
@@ -272,8 +273,15 @@ class _Server:
 
     def _load(self, workflow_id: str) -> Hosted:
         if workflow_id not in self._hosted:
-            with loading():
-                self._hosted[workflow_id] = pickle.loads(self._pickles[workflow_id])
+            was_enabled = gc.isenabled()
+            gc.disable()  # nothing of what is loaded is garbage
+            try:
+                with loading():
+                    self._hosted[workflow_id] = pickle.loads(self._pickles[workflow_id])
+            finally:
+                if was_enabled:
+                    gc.enable()
+            gc.freeze()  # nor will it ever be: it need not be looked at any more
             del self._pickles[workflow_id]
             self._housekeeper.settle_in()
         return self._hosted[workflow_id]

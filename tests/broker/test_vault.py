@@ -37,7 +37,7 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     for home in homes:
         home.mkdir()
     monkeypatch.setattr(vault, "_SHARED_MEMORY", homes[0])
-    monkeypatch.setattr(vault.tempfile, "gettempdir", lambda: str(homes[1]))
+    monkeypatch.setattr(vault, "_temporary_folder", lambda: homes[1])
     return homes
 
 

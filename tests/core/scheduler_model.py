@@ -63,7 +63,7 @@ ACTIONS = (
     ["request"] * 8
     + ["report"] * 6
     + ["succeed"] * 5
-    + ["lose_worker", "pass_time", "cancel_step", "restart", "resume"] * 2
+    + ["lose_worker", "pass_time", "cancel_step", "restart", "resume", "give_back_promised"] * 2
     + [
         "report_again",
         "report_by_another",
@@ -72,7 +72,6 @@ ACTIONS = (
         "cancel",
         "forget",
         "dispatch",
-        "give_back_promised",
     ]
 )
 
@@ -363,7 +362,7 @@ class SchedulerModel(RuleBasedStateMachine):
         worker = self.workers[which % len(self.workers)]
         self.pass_time(0.0)
         ready = sum(self.bench.run(name).states.count(State.READY) for name in self.runs)
-        assignments = self.bench.take(limit, worker, chains=bool(which % 2))
+        assignments = self.bench.take(limit, worker, chains=bool(which % 4))
         assert min(limit, ready) <= len(assignments) <= limit, "a worker gets what there is, up to its room"
         self.fired["request"] += bool(assignments)
         for assignment in assignments:
@@ -388,6 +387,8 @@ class SchedulerModel(RuleBasedStateMachine):
         """Let so many assignments of a worker end together."""
         if not self.held:
             return
+        if state is State.READY and which % 2:
+            self.give_back_promised(which)
         worker, _ = self.held[list(self.held)[which % len(self.held)]]
         tokens = [token for token, (holder, _) in self.held.items() if holder == worker]
         start = which % len(tokens)
