@@ -122,7 +122,10 @@ class Broker(ABC):
 
     def dispatch_many(self, schema: WorkflowSchema, inputs: Iterable[Mapping[str, Any] | None]) -> list[str]:
         """Create a run for each of ``inputs`` and return their ids in the same order. Raises like the above; runs
-        created before the error stay."""
+        created before the error stay.
+
+        A broker may make an iterator wait (what has a length it need not) while more waits than its workers can take.
+        """
         return [self.dispatch_workflow(schema, each) for each in inputs]
 
     # -- working ------------------------------------------------------------------------------------------------------

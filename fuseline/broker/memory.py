@@ -9,12 +9,14 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from functools import partial
 from typing import Any
 
 from fuseline.broker.base import Broker, EventStream, RunEvent, check_schema, encode_inputs, encode_report
 from fuseline.broker.info import run_info, run_result
 from fuseline.broker.outputs import Outputs, check_attempt
+from fuseline.broker.throttle import Throttle
 from fuseline.broker.vault import Vault
 from fuseline.errors import UnknownWorkerError
 from fuseline.faults import checks_are_wanted
@@ -64,6 +66,7 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.notices: list[Notice] = []
+        self.thread = threading.current_thread()  #: in which it has registered, and works, as a rule
         self.wakeup: Wakeup | None = None
         #: Whether it takes steps together with those that they follow. Such a worker is not written by hand.
         self.chains = False
@@ -109,6 +112,31 @@ class MemoryBroker(Broker):
         self._handle(RunDispatched(instance_id, check_schema(schema), values))
         return instance_id
 
+    def dispatch_many(self, schema: WorkflowSchema, inputs: Iterable[Mapping[str, Any] | None]) -> list[str]:
+        """Create a run for each of ``inputs``, as by ``Broker.dispatch_many``.
+
+        An iterator is read as fast as workers in other threads take runs away, once 100,000 steps wait (or 100 runs).
+        """
+        if isinstance(inputs, Sized):
+            return super().dispatch_many(schema, inputs)
+        known = check_schema(schema)
+        backlog = partial(self._scheduler.backlog, known.workflow_id)
+        is_served = partial(self._is_served_elsewhere, known.workflow_id)
+        throttle = Throttle(known.workflow_id, len(known.steps), backlog, is_served, self._changed)
+        ids: list[str] = []
+        for each in inputs:
+            throttle.wait()
+            ids.append(self.dispatch_workflow(schema, each))
+        return ids
+
+    def _is_served_elsewhere(self, workflow_id: str) -> bool:
+        """Return whether a worker in another thread could take steps of this workflow."""
+        here = threading.current_thread()
+        return any(
+            workflow_id in serves and self._mailboxes[worker_id].thread is not here
+            for worker_id, serves in self._serves.items()
+        )
+
     # -- working ------------------------------------------------------------------------------------------------------
 
     def register_worker(self, schemas: Iterable[WorkflowSchema]) -> str:
@@ -126,6 +154,7 @@ class MemoryBroker(Broker):
             mailbox = self._mailboxes.pop(worker_id)
             for workflow_id in self._serves.pop(worker_id):
                 self._hungry.get(workflow_id, set()).discard(worker_id)
+            self._changed.notify_all()  # who waits for its work, waits in vain
         if mailbox.wakeup is not None:
             mailbox.wakeup.close()
 

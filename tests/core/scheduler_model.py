@@ -63,7 +63,7 @@ ACTIONS = (
     ["request"] * 8
     + ["report"] * 6
     + ["succeed"] * 5
-    + ["lose_worker", "pass_time", "cancel_step", "restart", "resume", "give_back_promised"] * 2
+    + ["lose_worker", "pass_time", "cancel_step", "restart", "resume"] * 2
     + [
         "report_again",
         "report_by_another",
@@ -72,6 +72,7 @@ ACTIONS = (
         "cancel",
         "forget",
         "dispatch",
+        "give_back_promised",
     ]
 )
 

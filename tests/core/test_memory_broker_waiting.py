@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fuseline import MemoryBroker
+from fuseline.broker import throttle
 from fuseline.errors import RunFailed, RunNotFinished, UnknownWorkerError
 from fuseline.messages import FailureDecision
 from fuseline.states import State
@@ -289,3 +290,68 @@ def test_eight_threads_dispatch_and_work_200_runs_each(broker):
     assert {broker.result(run)[1] for run in runs} == {"b"}
     assert {info.state for info in broker.list_runs()} == {State.SUCCEEDED}
     assert broker._mailboxes == {}
+
+
+# -- a producer that is faster than its workers -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Let few runs be many."""
+    monkeypatch.setattr(throttle, "_MOST_STEPS", 0)
+    monkeypatch.setattr(throttle, "_MOST_RUNS", 3)
+
+
+def test_an_iterator_of_runs_is_read_as_fast_as_workers_take_them_away(broker, waits, few):
+    worker = in_thread_of_its_own(lambda: broker.register_worker([SCHEMA]))
+    read = []
+
+    def inputs():
+        for number in range(5):
+            read.append(number)
+            yield {}
+
+    with in_thread(lambda: broker.dispatch_many(SCHEMA, inputs())) as dispatching:
+        waits.wait_begun()
+        assert read == [0, 1, 2, 3]  # the last one waits for its dispatch
+        for _ in range(2):
+            run = broker.list_runs(state=State.PENDING)[0].instance_id
+            broker.cancel(run)
+        assert len(dispatching.result(HANG)) == 5
+    assert worker
+
+
+@pytest.mark.parametrize("who", ["nobody", "the same thread", "another workflow"])
+def test_who_dispatches_does_not_wait_where_nobody_could_take_anything_away(broker, few, who):
+    if who == "the same thread":
+        broker.register_worker([SCHEMA])
+    elif who == "another workflow":
+        in_thread_of_its_own(lambda: broker.register_worker([dag("x", name="other")]))
+    assert len(broker.dispatch_many(SCHEMA, iter([{}] * 10))) == 10
+
+
+def test_what_has_a_length_does_not_wait(broker, few):
+    in_thread_of_its_own(lambda: broker.register_worker([SCHEMA]))
+    assert len(broker.dispatch_many(SCHEMA, [{}] * 10)) == 10
+
+
+def test_nobody_waits_for_ever_for_workers_that_do_nothing(broker, few, monkeypatch, caplog):
+    monkeypatch.setattr(throttle, "_PATIENCE", 0.01)
+    in_thread_of_its_own(lambda: broker.register_worker([SCHEMA]))
+    assert len(broker.dispatch_many(SCHEMA, iter([{}] * 10))) == 10
+    [record] = caplog.records
+    assert "no run of workflow 'wf' has ended in 0.01 s" in record.getMessage()
+
+
+def test_when_the_last_worker_leaves_the_producer_goes_on(broker, waits, few):
+    worker = in_thread_of_its_own(lambda: broker.register_worker([SCHEMA]))
+    with in_thread(lambda: broker.dispatch_many(SCHEMA, iter([{}] * 10))) as dispatching:
+        waits.wait_begun()
+        broker.unregister_worker(worker)
+        assert len(dispatching.result(HANG)) == 10
+
+
+def in_thread_of_its_own(call):
+    """Return ``call()``, made in another thread, which has ended then."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()

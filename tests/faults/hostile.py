@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -42,7 +41,9 @@ class Forge(Step):
         self.report = report
 
     def run_step(self) -> None:
-        [server] = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Server"]
+        frame: Any = sys._getframe()
+        while type(server := frame.f_locals.get("self")).__name__ != "_Server":
+            frame = frame.f_back
         kind, _, *rest = self.report
         body = msgspec.msgpack.encode([kind, server._stamp.read().token, *rest])
         server._line._outbox.put(memoryview(body))
