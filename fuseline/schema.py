@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -88,7 +88,7 @@ class WorkflowSchema:
                 on_failure=data["on_failure"],
                 outputs=tuple(data["outputs"]),
                 policies=tuple(data["policies"]),
-                steps=tuple(_step(step) for step in data["steps"]),
+                steps=tuple(_steps(data["steps"])),
             )
             if not all(type(name) is str for name in schema.names()):
                 raise TypeError("a name is no string")  # noqa: TRY301 - one way out for all that is malformed
@@ -192,11 +192,16 @@ def _plain_parameter(parameter: ParameterSchema) -> dict[str, Any]:
     }
 
 
-def _step(data: Mapping[str, Any]) -> StepSchema:
-    return StepSchema(
-        name=data["name"],
-        kind=data["kind"],
-        predecessors=tuple(data["predecessors"]),
-        parameters=tuple(ParameterSchema(**parameter) for parameter in data["parameters"]),
-        policies=tuple(data["policies"]),
-    )
+def _steps(steps: Iterable[Mapping[str, Any]]) -> Iterator[StepSchema]:
+    known: dict[Hashable, tuple[ParameterSchema, ...]] = {}  # steps of one class share theirs
+    for data in steps:
+        key = tuple(tuple(sorted(parameter.items())) for parameter in data["parameters"])
+        if key not in known:
+            known[key] = tuple(ParameterSchema(**parameter) for parameter in data["parameters"])
+        yield StepSchema(
+            name=data["name"],
+            kind=data["kind"],
+            predecessors=tuple(data["predecessors"]),
+            parameters=known[key],
+            policies=tuple(data["policies"]),
+        )

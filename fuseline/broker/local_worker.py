@@ -18,6 +18,8 @@ from fuseline.broker.wire import (
     Answers,
     Done,
     Ended,
+    FindUnknown,
+    Found,
     FromBroker,
     GetSteps,
     Happened,
@@ -131,9 +133,11 @@ class LocalWorker:
         """Return a link on which the broker knows this worker, and what it has."""
         link = self._connect(self._on_push)
         try:
-            for schema in self._schemas:
-                link.call(Know(schema.to_json()), Done)
             workflows = [(schema.workflow_id, schema.fingerprint) for schema in self._schemas]
+            unknown = link.call(FindUnknown(workflows), Found).texts
+            for schema in self._schemas:
+                if schema.workflow_id in unknown:
+                    link.call(Know(schema.to_json()), Done)
             registered = link.call(Register(self.worker_id, workflows, list(self._held)), Registered)
         except BaseException:
             link.close()

@@ -19,7 +19,18 @@ from fuseline.broker.link import ClientLink, LinkLost
 from fuseline.broker.local_worker import OnPush
 from fuseline.broker.startup import Start, log_of
 from fuseline.broker.store.file import Durability, read_owner
-from fuseline.broker.wire import Dispatch, Done, FromBroker, Hello, Know, Leave, ToBroker, Welcome
+from fuseline.broker.wire import (
+    Dispatch,
+    Done,
+    FindUnknown,
+    Found,
+    FromBroker,
+    Hello,
+    Know,
+    Leave,
+    ToBroker,
+    Welcome,
+)
 from fuseline.errors import BrokerError, FuselineError, StoreInUse
 from fuseline.schema import WorkflowSchema
 
@@ -156,7 +167,8 @@ class BrokerProcess:
                 link = self._main
             try:
                 if schema is not None and (named := (schema.workflow_id, schema.fingerprint)) not in link.told:
-                    link.call(Know(schema.to_json()), Done)
+                    if link.call(FindUnknown([named]), Found).texts:
+                        link.call(Know(schema.to_json()), Done)
                     link.told.add(named)
                 return link.call(request, kind)
             except LinkLost as error:

@@ -24,6 +24,7 @@ from fuseline.broker.wire import (
     Dispatch,
     Done,
     FindRuns,
+    FindUnknown,
     Forget,
     Found,
     FromBroker,
@@ -93,6 +94,7 @@ class Requests:
         self._handlers: dict[type, Callable[[ServerLink, Any], FromBroker | None]] = {
             Hello: self._hello,
             Know: self._know,
+            FindUnknown: lambda link, it: Found([each[0] for each in it.workflows if tuple(each) not in self._schemas]),
             Dispatch: self._dispatch,
             Register: self._register,
             Unregister: self._unregister,

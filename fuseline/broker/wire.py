@@ -36,6 +36,7 @@ __all__ = [
     "Done",
     "Ended",
     "FindRuns",
+    "FindUnknown",
     "Forget",
     "Found",
     "FromBroker",
@@ -71,7 +72,7 @@ __all__ = [
 ]
 
 #: Both ends must have the same.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -88,8 +89,14 @@ class Hello(_Message, frozen=True):
     protocol: int = PROTOCOL
 
 
+class FindUnknown(_Message, frozen=True):
+    """Asks which of these workflows the broker was not told of."""
+
+    workflows: list[tuple[str, str]]  #: (workflow_id, fingerprint)
+
+
 class Know(_Message, frozen=True):
-    """Tells a schema, once per link; later messages name it by its id and fingerprint."""
+    """Tells a schema; later messages, of any link, name it by its id and fingerprint."""
 
     schema: str  #: JSON
 
@@ -280,6 +287,7 @@ class Leave(_Message, frozen=True):
 
 ToBroker = (
     Hello
+    | FindUnknown
     | Know
     | Dispatch
     | Register
@@ -359,7 +367,7 @@ class Story(_Message, frozen=True):
 
 
 class Found(_Message, frozen=True):
-    """Answers ``FindRuns``, ``GetOutput``, ``Migrate`` and ``CheckStore``."""
+    """Answers ``FindRuns``, ``FindUnknown`` (with ids), ``GetOutput``, ``Migrate`` and ``CheckStore``."""
 
     texts: list[str]
 
