@@ -66,9 +66,9 @@ def check_run(scheduler: Scheduler, run: Run) -> None:
     if sorted(run.ready) != sorted(of_state[State.READY]):
         raise _broken(run, "queues what is ready, once")
     for step, (token, worker) in run.promised.items():
-        [before] = [other for other in run.plan.predecessors[step] if run.states[other] is not State.SUCCEEDED]
-        follows = run.promised.get(before, (run.running.get(before), run.workers.get(before)))
-        if run.states[step] is not State.PENDING or token in scheduler._live or follows[1] != worker:
+        before = [other for other in run.plan.predecessors[step] if run.states[other] is not State.SUCCEEDED]
+        who = [run.promised[other][1] if other in run.promised else run.workers.get(other) for other in before]
+        if run.states[step] is not State.PENDING or token in scheduler._live or who != [worker]:
             raise _broken(run, "promises a step only to who runs, or will run, the one it waits for", step)
     if run.promised and (run.is_stopping or run.state.is_settled):
         raise _broken(run, "promises nothing when it stops")
