@@ -16,7 +16,7 @@ __all__ = ["ACCEPTED", "accept", "compare"]
 
 ACCEPTED = Path(__file__).with_name("accepted.json")
 #: A ratio may be larger than the accepted one by this factor.
-_NOISE = 1.25
+_NOISE = 1.5
 
 
 def accept(results: Results) -> None:

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from benchmarks.speed import drivers
 from benchmarks.speed.drivers import Driver
-from benchmarks.speed.works import Kind
+from benchmarks.speed.works import MAPS, Kind
 
 __all__ = ["LIBRARIES", "Library"]
 
@@ -48,7 +48,7 @@ def _library(name: str, driver: Driver, imports: str, *, title: str = "", distri
         driver=driver,
         imports=imports,
         distribution=distribution or name,
-        runs_graphs=name not in ("joblib", "mpire"),
+        runs_graphs=name not in MAPS,
         is_durable=name in ("fuseline_durable", "dbos"),
     )
 

@@ -47,7 +47,7 @@ def draw(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind], 
     bars.set_ylabel("µs per step (log)")
     bars.set_title("What a step costs, less is better")
     bars.margins(y=0.12)
-    bars.legend(fontsize=8, ncols=3)
+    bars.legend(fontsize=8, ncols=10, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
     for name, title in (("dag", "one graph"), ("runs", "runs of five steps")):
         sizes = [kind for kind in kinds if kind.name.startswith(f"{name}-") and kind.name in results.sizes]
         points = [
@@ -62,7 +62,7 @@ def draw(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind], 
     growth.set_xlabel("steps (log)")
     growth.set_ylabel("µs per step")
     growth.set_title("fuseline, by size")
-    growth.legend(fontsize=8)
+    growth.legend(fontsize=8, loc="lower right", frameon=False)
     for axes in (bars, growth):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)

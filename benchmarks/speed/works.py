@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from benchmarks.speed.functions import add, add_one, make_array, nothing, one, spin, sum_of
 
-__all__ = ["OURS", "WORKERS", "WORKS", "Kind", "Task", "Unit", "Work"]
+__all__ = ["MAPS", "OURS", "WORKERS", "WORKS", "Kind", "Task", "Unit", "Work"]
 
 #: Libraries that are this one.
 OURS = ("fuseline", "fuseline_durable")
+#: Libraries that map a function over a list, and run no graphs.
+MAPS = ("joblib", "mpire")
 #: How a figure is told.
 Unit = Literal["µs per step", "seconds", "ms", "share of the ideal", "bytes per step"]
 
@@ -132,7 +134,12 @@ def _again(name: str) -> Kind:
     """Return what it costs to run the same graph once more: what is done once for each graph is done."""
     kind = next(kind for kind in _KINDS if kind.name == name)
     return dataclasses.replace(
-        kind, name=f"{name}-again", title=f"`{name}` once more", measure="again", quick_size=None
+        kind,
+        name=f"{name}-again",
+        title=f"`{name}` once more",
+        measure="again",
+        quick_size=None,
+        libraries=("fuseline", "pebble"),  # for the others, it is the same once more
     )
 
 

@@ -47,6 +47,10 @@ class Inquiries:
             raise UnknownRunError(instance_id)
         return run is None or run.state.is_settled  # the core has all that have not
 
+    def load(self, workflow_id: str) -> tuple[int, int]:
+        """Return how many runs of a workflow have not ended, and how many workers serve it."""
+        return self._core.load(workflow_id)
+
     def record(self, instance_id: str) -> RunRecord:
         """Return how a run stands.
 

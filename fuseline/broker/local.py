@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,7 @@ from fuseline.broker.local_stream import LocalStream
 from fuseline.broker.local_worker import LocalWorker
 from fuseline.broker.process import BrokerProcess
 from fuseline.broker.store.file import Durability, resolve_store
+from fuseline.broker.throttle import Throttle
 from fuseline.broker.wire import (
     BrokerStatus,
     Cancel,
@@ -39,11 +40,13 @@ from fuseline.broker.wire import (
     FindRuns,
     Forget,
     Found,
+    GetLoad,
     GetOutput,
     GetRun,
     GetStatus,
     GetStory,
     ListRuns,
+    Load,
     Migrate,
     Prune,
     Removed,
@@ -68,6 +71,8 @@ _TIDYING = 60.0
 #: Runs in one message of ``dispatch_many``, and seconds for which they may be gathered.
 _AT_ONCE = 1000
 _GATHERING = 1.0
+#: Seconds between two looks whether there is room for more runs.
+_LOOKING = 0.1
 
 
 class LocalBroker(Broker):
@@ -179,6 +184,7 @@ class LocalBroker(Broker):
         batch: list[tuple[str, dict[str, Value]]] = []
         place = self._place()
         send_by = time.monotonic() + _GATHERING
+        throttle = None if isinstance(inputs, Sized) else self._throttle(schema)
         try:
             for each in inputs:
                 values = encode_inputs(each, place)
@@ -187,10 +193,21 @@ class LocalBroker(Broker):
                 if has_files or len(batch) == _AT_ONCE or time.monotonic() >= send_by:
                     ids += self._dispatch(schema, batch)
                     batch = []
+                    if throttle is not None:
+                        throttle.wait()
                     send_by = time.monotonic() + _GATHERING
         finally:  # after an error, too: the runs before it stay
             ids += self._dispatch(schema, batch)
         return ids
+
+    def _throttle(self, schema: WorkflowSchema) -> Throttle:
+        def load() -> tuple[int, int]:
+            answer = self._process.call(GetLoad(schema.workflow_id), Load)
+            here = threading.current_thread()
+            ours = sum(each.thread is here and each.serves(schema.workflow_id) for each in list(self._workers.values()))
+            return answer.runs, answer.workers - ours
+
+        return Throttle(schema.workflow_id, len(schema.steps), load, threading.Condition(), _LOOKING)
 
     def _dispatch(self, schema: WorkflowSchema, runs: list[tuple[str, dict[str, Value]]]) -> list[str]:
         """Send runs. The ids are ours, so that a second sending is known as one."""

@@ -107,6 +107,7 @@ class LocalWorker:
     ) -> None:
         self._workplace = workplace
         self.worker_id = worker_id
+        self.thread = threading.current_thread()  #: in which it was made, and works, as a rule
         self.unsettled = 0  #: as the broker has said last
         self.news = _News(self._read_news)
         self._connect = connect
@@ -126,6 +127,10 @@ class LocalWorker:
         except BaseException:
             self.news.close()
             raise
+
+    def serves(self, workflow_id: str) -> bool:
+        """Return whether it takes steps of this workflow."""
+        return any(schema.workflow_id == workflow_id for schema in self._schemas)
 
     # -- the link -----------------------------------------------------------------------------------------------------
 

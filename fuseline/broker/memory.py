@@ -113,29 +113,23 @@ class MemoryBroker(Broker):
         return instance_id
 
     def dispatch_many(self, schema: WorkflowSchema, inputs: Iterable[Mapping[str, Any] | None]) -> list[str]:
-        """Create a run for each of ``inputs``, as by ``Broker.dispatch_many``.
-
-        An iterator is read as fast as workers in other threads take runs away, once 100,000 steps wait (or 100 runs).
-        """
         if isinstance(inputs, Sized):
             return super().dispatch_many(schema, inputs)
         known = check_schema(schema)
-        backlog = partial(self._scheduler.backlog, known.workflow_id)
-        is_served = partial(self._is_served_elsewhere, known.workflow_id)
-        throttle = Throttle(known.workflow_id, len(known.steps), backlog, is_served, self._changed)
+        load = partial(self._load_elsewhere, known.workflow_id)
+        throttle = Throttle(known.workflow_id, len(known.steps), load, self._changed)
         ids: list[str] = []
         for each in inputs:
             throttle.wait()
             ids.append(self.dispatch_workflow(schema, each))
         return ids
 
-    def _is_served_elsewhere(self, workflow_id: str) -> bool:
-        """Return whether a worker in another thread could take steps of this workflow."""
+    def _load_elsewhere(self, workflow_id: str) -> tuple[int, int]:
+        """Return how many runs of a workflow have not ended, and how many workers in other threads serve it."""
+        runs, workers = self._scheduler.load(workflow_id)
         here = threading.current_thread()
-        return any(
-            workflow_id in serves and self._mailboxes[worker_id].thread is not here
-            for worker_id, serves in self._serves.items()
-        )
+        ours = [worker_id for worker_id, mailbox in self._mailboxes.items() if mailbox.thread is here]
+        return runs, workers - sum(workflow_id in self._serves[worker_id] for worker_id in ours)
 
     # -- working ------------------------------------------------------------------------------------------------------
 

@@ -25,32 +25,36 @@ class Throttle:
     Args:
         workflow_id: of the workflow, for a warning.
         steps: of the workflow.
-        backlog: returns how many of its runs have not ended.
-        is_served: returns whether somebody works on them; else there is nothing to wait for.
-        changed: is notified when a run has ended.
+        load: returns how many of its runs have not ended, and how many workers in other threads serve it: without
+            any, there is nothing to wait for.
+        changed: is notified when a run has ended, or a worker has left.
+        pause: seconds after which to look again all the same.
     """
 
     def __init__(
         self,
         workflow_id: str,
         steps: int,
-        backlog: Callable[[], int],
-        is_served: Callable[[], bool],
+        load: Callable[[], tuple[int, int]],
         changed: threading.Condition,
+        pause: float = math.inf,
     ) -> None:
         self._workflow_id = workflow_id
         self._most: float = max(_MOST_STEPS // max(1, steps), _MOST_RUNS)
-        self._backlog = backlog
-        self._is_served = is_served
+        self._load = load
         self._changed = changed
+        self._pause = pause
 
     def wait(self) -> None:
         """Wait until there is room for another run. If none ends for a while, make the producer wait no more."""
         with self._changed:
             least, give_up = math.inf, 0.0
-            while (backlog := self._backlog()) >= self._most and self._is_served():
-                if backlog < least:
-                    least, give_up = backlog, time.monotonic() + _PATIENCE
+            while self._most < math.inf:
+                runs, workers = self._load()
+                if runs < self._most or not workers:
+                    return
+                if runs < least:
+                    least, give_up = runs, time.monotonic() + _PATIENCE
                 left = give_up - time.monotonic()
                 if left <= 0:
                     self._most = math.inf
@@ -60,4 +64,4 @@ class Throttle:
                         _PATIENCE,
                     )
                 else:
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, self._pause))

@@ -40,6 +40,7 @@ __all__ = [
     "Forget",
     "Found",
     "FromBroker",
+    "GetLoad",
     "GetOutput",
     "GetRun",
     "GetStatus",
@@ -50,6 +51,7 @@ __all__ = [
     "Know",
     "Leave",
     "ListRuns",
+    "Load",
     "Migrate",
     "News",
     "Prune",
@@ -93,6 +95,12 @@ class FindUnknown(_Message, frozen=True):
     """Asks which of these workflows the broker was not told of."""
 
     workflows: list[tuple[str, str]]  #: (workflow_id, fingerprint)
+
+
+class GetLoad(_Message, frozen=True):
+    """Asks how much there is to do in a workflow."""
+
+    workflow_id: str
 
 
 class Know(_Message, frozen=True):
@@ -288,6 +296,7 @@ class Leave(_Message, frozen=True):
 ToBroker = (
     Hello
     | FindUnknown
+    | GetLoad
     | Know
     | Dispatch
     | Register
@@ -372,6 +381,13 @@ class Found(_Message, frozen=True):
     texts: list[str]
 
 
+class Load(_Message, frozen=True):
+    """Answers ``GetLoad``."""
+
+    runs: int  #: that have not ended
+    workers: int  #: that serve the workflow
+
+
 class Removed(_Message, frozen=True):
     """Answers ``Prune``."""
 
@@ -449,6 +465,7 @@ FromBroker = (
     | Runs
     | Story
     | Found
+    | Load
     | Removed
     | BrokerStatus
     | Refused

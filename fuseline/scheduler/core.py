@@ -169,10 +169,10 @@ class Scheduler:
         """Return how many runs that this worker can serve have not ended."""
         return sum(flow.unsettled for flow in self._worker(worker_id).flows)
 
-    def backlog(self, workflow_id: str) -> int:
-        """Return how many runs of a workflow have not ended."""
+    def load(self, workflow_id: str) -> tuple[int, int]:
+        """Return how many runs of a workflow have not ended, and how many workers serve it."""
         flow = self._flows.get(workflow_id)
-        return 0 if flow is None else flow.unsettled
+        return (0, 0) if flow is None else (flow.unsettled, flow.workers)
 
     def next_due(self) -> float | None:
         """Return when time alone does something next, in monotonic seconds, or None: a retry may start, a run ends."""

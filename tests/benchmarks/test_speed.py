@@ -132,8 +132,8 @@ def test_the_guard_tells_what_is_slower(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert guard.compare(results) == ([], True)
     guard.accept(results)
     assert guard.compare(results) == (["flat: 0.40 of pebble, accepted 0.40: as before"], True)
-    results.measured["flat", "fuseline"] = [0.3]
-    assert guard.compare(results) == (["flat: 0.60 of pebble, accepted 0.40: slower"], False)
+    results.measured["flat", "fuseline"] = [0.35]
+    assert guard.compare(results) == (["flat: 0.70 of pebble, accepted 0.40: slower"], False)
     results.measured["flat", "fuseline"] = [0.1]
     assert guard.compare(results) == (["flat: 0.20 of pebble, accepted 0.40: faster"], True)
 
