@@ -9,7 +9,7 @@ from rich.table import Table
 
 from benchmarks.speed.libraries import Library
 from benchmarks.speed.results import Results
-from benchmarks.speed.works import Kind
+from benchmarks.speed.works import OURS, Kind
 
 __all__ = ["as_markdown", "as_tables", "shown", "versions"]
 
@@ -22,14 +22,25 @@ _TITLES = {
 
 
 def as_tables(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind]) -> Iterator[Table]:
-    """Yield a table for the terminal for each group of kinds."""
+    """Yield a table for the terminal for each group of kinds: a line per work and library, which fits any width."""
     for group, members in _groups(results, kinds):
         table = Table(title=_TITLES[group])
-        head, *lines = _lines(results, libraries, members)
-        for title in head:
-            table.add_column(title.replace("`", ""))
-        for line in lines:
-            table.add_row(*(cell.replace("*", "").replace("`", "") for cell in line))
+        for title in ("work", "library", "median (least to most)", "fuseline takes"):
+            table.add_column(title)
+        for kind in members:
+            ours = results.ours(kind.name)
+            name = f"{kind.name}: {kind.title}; {kind.unit}".replace("`", "")
+            for library in libraries:
+                value = results.median(kind.name, library.name)
+                if value is not None:
+                    is_other = library.name not in OURS and ours is not None
+                    beside = f"{ours / value:.2f} of it" if is_other and ours is not None else ""
+                    table.add_row(name, library.title.replace("`", ""), shown(results, kind, library.name), beside)
+                    name = ""
+                elif results.problem(library.name, kind.name) is not None:
+                    table.add_row(name, library.title.replace("`", ""), "fails", "")
+                    name = ""
+            table.add_section()
         yield table
 
 

@@ -402,8 +402,8 @@ class Scheduler:
         self._moves += len(run.journal)
         if self._moves > self._most_moves:
             raise run.endless(self._most_moves)
-        for step, state, _ in run.journal:
-            if state is State.READY and step is not None and run.states[step] is State.READY:
+        for step, _, _ in run.journal:
+            if step is not None and run.states[step] is State.READY:
                 self._flows[workflow_id].ready.add(run)
                 self._commands.append(StepsReady(workflow_id))
                 break

@@ -175,7 +175,7 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert "`flat`" not in done.output
-    assert "flat: independent no-op steps" in " ".join(done.output.split())
+    assert "flat: independent" in done.output
     assert [each["work"] for each in json.loads(file.read_text())["measured"]] == ["flat"]
     again = CliRunner().invoke(main, ["--from", str(file), "--only", "fuseline"])
     assert again.exit_code == 0, again.output

@@ -229,3 +229,11 @@ def test_a_step_without_parameters_follows_too():
     bench.dispatch()
     _, b = chain_of(bench)
     assert b.payload.arguments == {}
+
+
+def test_what_is_handed_back_of_a_run_that_nobody_knows_is_unknown():
+    bench = Bench(dag("a>b"))
+    bench.dispatch()
+    _, b = chain_of(bench)
+    for strange in ({"instance_id": "no run"}, {"step_name": "no step"}):
+        assert bench.report(report_of(b, State.READY, **strange)).status is ReportStatus.UNKNOWN

@@ -348,3 +348,16 @@ def test_a_worker_refused_for_one_workflow_has_none():
     bench.register("u", dag("y", name="other"))
     bench.dispatch("r", dag("y", name="other"))
     assert bench.take_names(1, "u") == ["y"]
+
+
+def test_the_load_of_a_workflow_is_its_open_runs_and_its_workers():
+    bench = Bench(dag("a"))
+    assert bench.scheduler.load("unknown") == (0, 0)
+    assert bench.scheduler.load("wf") == (0, 1)
+    bench.register("v", bench.schema)
+    for name in ("r", "s", "t"):
+        bench.dispatch(name)
+    bench.step_through("a")
+    assert bench.scheduler.load("wf") == (2, 2)
+    bench.leave("v")
+    assert bench.scheduler.load("wf") == (2, 1)
