@@ -15,13 +15,10 @@ reads.
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from fuseline.processes.inherited import InheritedFd
-from fuseline.processes.shared import anonymous_file
+from fuseline.processes.shared import SharedMemory
 
 __all__ = ["Outbox"]
 
@@ -40,26 +37,19 @@ _DONE = 2 * _HALF
 _SIZE = (2 * _HALF + 1) * _WORD
 
 
-class Outbox:
+class Outbox(SharedMemory):
     """Shared by a program, which takes, and one child, which puts. Pickle it while the child is being started."""
 
+    name, size = "fuseline-outbox", _SIZE
+
     def __init__(self, fd: int | None = None) -> None:
-        self._fd = anonymous_file("fuseline-outbox", _SIZE) if fd is None else fd
-        self._memory = mmap.mmap(self._fd, _SIZE)
+        super().__init__(fd)
+        self._memory = self._map()
         self._bytes = memoryview(self._memory)
         self._words = self._bytes.cast("I")
         self._at = 0  #: the word where the next message begins
         self._turns = 0  #: how often this process has gone on to the other half
         self._unfinished = bytearray()  #: what has come of a message by now, if it has several pieces
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (InheritedFd(self._fd),)
-
-    def close_fd(self) -> None:
-        """Close the descriptor; the memory stays. Call it when the child has been started."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     def close(self) -> None:
         """Give the memory back."""
@@ -137,9 +127,3 @@ class Outbox:
                 yield decode(memoryview(whole))
             else:
                 yield decode(piece)
-
-
-def _attach(inherited: InheritedFd) -> Outbox:
-    outbox = Outbox(inherited.fd)
-    outbox.close_fd()
-    return outbox

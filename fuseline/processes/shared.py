@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+from typing import Any, ClassVar
 
-__all__ = ["anonymous_file"]
+from fuseline.processes.inherited import InheritedFd
+
+__all__ = ["SharedMemory"]
 
 
-def anonymous_file(name: str, size: int) -> int:
-    """Return the descriptor of a file of ``size`` zeros that has no name, to be mapped; it is in memory if it can be.
+class SharedMemory:
+    """Memory of a program and one child. Pickle it while the child is being started, and at no other time.
 
     Raises:
         OSError: there is no descriptor, or no room, left.
     """
+
+    name: ClassVar[str]
+    size: ClassVar[int]  #: in bytes
+
+    def __init__(self, fd: int | None = None) -> None:
+        self._fd = _anonymous_file(self.name, self.size) if fd is None else fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach, (type(self), InheritedFd(self._fd))
+
+    def _map(self) -> mmap.mmap:
+        return mmap.mmap(self._fd, self.size)
+
+    def close_fd(self) -> None:
+        """Close the descriptor; the memory stays. Call it when the child has been started."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _attach(kind: type[SharedMemory], inherited: InheritedFd) -> SharedMemory:
+    memory = kind(inherited.fd)
+    memory.close_fd()
+    return memory
+
+
+def _anonymous_file(name: str, size: int) -> int:
+    """Return the descriptor of a file of zeros that has no name; it is in memory if it can be."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(name)
     else:  # macOS
-        import tempfile  # imported late: it imports ``random``, whose seed then costs time for each step
+        import tempfile  # imported late: it imports a lot
 
         fd, path = tempfile.mkstemp(prefix=f"{name}-")
         os.unlink(path)

@@ -7,13 +7,11 @@ for all processes of a machine, so the child's readings can be compared with our
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fuseline.processes.inherited import InheritedFd
-from fuseline.processes.shared import anonymous_file
+from fuseline.processes.shared import SharedMemory
 
 __all__ = ["Stamp", "StampReading"]
 
@@ -31,24 +29,15 @@ class StampReading(NamedTuple):
     phase: int  #: 0 when it was picked up, 1 when it has started, then what the child says
 
 
-class Stamp:
+class Stamp(SharedMemory):
     """Shared by a program and one child. Pickle it while the child is being started, and at no other time."""
 
+    name, size = "fuseline-stamp", _LAYOUT.size
+
     def __init__(self, fd: int | None = None) -> None:
-        if fd is None:
-            fd = anonymous_file("fuseline-stamp", _LAYOUT.size)
-        self._fd = fd
-        self._memory: mmap.mmap | bytearray = mmap.mmap(fd, _LAYOUT.size)
+        super().__init__(fd)
+        self._memory: mmap.mmap | bytearray = self._map()
         self._picked_up = 0.0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (InheritedFd(self._fd),)
-
-    def close_fd(self) -> None:
-        """Close the descriptor; the memory stays. Call it when the child has been started."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     def close(self) -> None:
         """Give the memory back."""
@@ -76,9 +65,3 @@ class Stamp:
     def read(self) -> StampReading:
         """Return what the child has stamped last."""
         return StampReading(*_LAYOUT.unpack(self._memory[:]))
-
-
-def _attach(inherited: InheritedFd) -> Stamp:
-    stamp = Stamp(inherited.fd)
-    stamp.close_fd()
-    return stamp
