@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import selectors
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fuseline.executors.pump import Pump
@@ -35,6 +35,7 @@ class Listener:
         self._key = key
         self.resume_at: float | None = None  #: when to hear the pipe again, which was left alone since the child logs
         self._marked: Collection[int] = ()
+        self._to_read = 0  #: bytes of a stream that were printed before the reports that are being heard
         self._last_words = ""
 
     def show(self, stream: int, text: bytes) -> None:
@@ -49,12 +50,18 @@ class Listener:
             if fd not in self._selector.get_map():
                 self._selector.register(fd, selectors.EVENT_READ, (self._key, number))
 
-    def read(self, number: int) -> None:
-        """Hear some of what is in a stream, or pause if there is too much that was not shown yet."""
-        if self._pump.is_full:
+    def read(self, number: int, hear_reports: Callable[[], None]) -> None:
+        """Hear some of what is in a stream, or pause if there is too much that was not shown yet.
+
+        Args:
+            hear_reports: takes in what the child has said by now; what was printed after that is left for later.
+        """
+        self._to_read = self.output.unread(number)
+        hear_reports()
+        if self._pump.is_full or self.resume_at is not None:
             self.stop()
             self.due = time.monotonic() + _PAUSE
-        elif not self.output.read(number):
+        elif not self.output.read(number, self._to_read):
             self._unregister(self.output.filenos()[number])
 
     def stop(self) -> None:
@@ -90,6 +97,7 @@ class Listener:
         if not (self._marked or self.output.has_more):
             return ""
         marked, self._marked = self._marked, ()
+        self._to_read = 0  # it may be read now
         return self.output.finish(token, marked)
 
     def hear_out(self) -> None:

@@ -275,9 +275,7 @@ class Slot:
         if self.child is None:
             return  # its pipe and its exit were in the same batch
         if isinstance(what, int):
-            if not self.child.line.has_ended and self._listener.resume_at is None:
-                self._read()  # first, or what comes after a report would be taken for what was before it
-            self._listener.read(what)
+            self._listener.read(what, self._hear)
             return
         if what == "exit":
             self._advance()
@@ -309,6 +307,11 @@ class Slot:
                 self._desk.waiting.remove(assignment)
                 problem = NotPicklableError(f"what step {assignment.step_name!r} needs", str(error), "Send plain data.")
                 self._report_end(assignment, Outcome.RAISED, problem, time.monotonic())
+
+    def _hear(self) -> None:
+        """Take in what the child has said by now, unless it has to wait."""
+        if self.child is not None and not self.child.line.has_ended and self._listener.resume_at is None:
+            self._read()
 
     def _read(self) -> None:
         child = self.child

@@ -2,8 +2,10 @@
 
 The standard output and error of a child are two pipes to its program, so that whatever writes there is heard, C code
 and what the child has started included, and so that a child which prints more than its program can show has to wait.
-After an attempt the child writes a mark into the pipes, and then its report into the other pipe: so when the report is
+After an attempt the child writes a mark into the pipes, and then its report into its outbox: so when the report is
 there, all that belongs to the attempt is there, too. Where all was read before the attempt has ended, there is no mark.
+So the program asks how much there is, looks for reports, and reads no more than that: what was printed after a report
+that it has not seen stays in the pipe.
 
 What is kept of an attempt is its end.
 """
@@ -13,7 +15,9 @@ from __future__ import annotations
 import fcntl
 import heapq
 import os
+import select
 import struct
+import sys
 import termios
 from collections import deque
 from collections.abc import Callable, Collection
@@ -55,10 +59,9 @@ class OutputMarks:
     def has_unread(self, stream: int) -> bool:
         """Return, in the child, whether the program has not yet read all of a stream."""
         try:
-            unread = fcntl.ioctl(self.fds[stream], termios.FIONREAD, bytes(4))
+            return _unread(self.fds[stream]) > 0
         except OSError:  # the step has closed it
             return False
-        return any(unread)
 
     def close(self) -> None:
         for fd in self.fds:
@@ -79,7 +82,7 @@ class Output:
     def __init__(self, show: Callable[[int, bytes], None]) -> None:
         self._secret = os.urandom(_SECRET)
         self._count = 0  #: of pieces
-        self._told = 0  #: how many of them belong to attempts that have ended
+        self.has_more = False  #: whether anything was read that belongs to no attempt that has ended
         self._notes: deque[Piece] = deque()
         (first, first_end), (second, second_end) = _two_pipes()
         self._streams = [_Stream(fd, self._secret, self._number, show, i) for i, fd in enumerate((first, second))]
@@ -89,20 +92,19 @@ class Output:
         """Return the descriptors of both streams, in their order."""
         return [stream.fd for stream in self._streams]
 
-    def read(self, stream: int) -> bool:
-        """Read some of a stream that has something; return whether it may have more some time."""
-        return self._streams[stream].read()
+    def unread(self, stream: int) -> int:
+        """Return how many bytes there are to read in a stream."""
+        return _unread(self._streams[stream].fd)
+
+    def read(self, stream: int, size: int) -> bool:
+        """Read some of the next ``size`` bytes of a stream; return whether it may have more some time."""
+        return self._streams[stream].read(size)
 
     def note(self, text: str) -> None:
         """Add a line to what the attempt under way has printed, without showing it."""
         self._notes.append((self._number(), text.encode("utf-8", "backslashreplace") + b"\n"))
         while sum(len(piece) for _, piece in self._notes) > KEPT and len(self._notes) > 1:
             self._notes.popleft()
-
-    @property
-    def has_more(self) -> bool:
-        """Whether anything was read since the last attempt has ended."""
-        return self._count != self._told
 
     def finish(self, token: int, marked: Collection[int]) -> str:
         """Return what an attempt has printed, as UTF-8 or the like. Nothing after its report must have been read yet.
@@ -118,17 +120,30 @@ class Output:
         return self._joined([stream.rest() for stream in self._streams])
 
     def _joined(self, pieces: list[list[Piece]]) -> str:
-        self._told = self._count
+        self.has_more = any(stream.has_more for stream in self._streams)
         notes, self._notes = list(self._notes), deque()
         return b"".join(text for _, text in heapq.merge(*pieces, notes)).decode("utf-8", "replace")
 
     def _number(self) -> int:
+        self.has_more = True
         self._count += 1
         return self._count
 
     def close(self) -> None:
         for stream in self._streams:
             os.close(stream.fd)
+
+
+def _unread(fd: int) -> int:
+    """Return how many bytes there are in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def _has_ended(fd: int) -> bool:
+    """Return whether a pipe is empty, and nobody writes into it any more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return poll.poll(0) == [(fd, select.POLLHUP)]
 
 
 def _two_pipes() -> tuple[tuple[int, int], tuple[int, int]]:
@@ -156,16 +171,21 @@ class _Stream:
         self._dropped = 0
         self._finished: dict[int, list[Piece]] = {}
 
-    def read(self) -> bool:
-        try:
-            chunk = os.read(self.fd, _CHUNK)
-        except BlockingIOError:
-            return True
-        if not chunk:
+    @property
+    def has_more(self) -> bool:
+        return bool(self._pieces)
+
+    def read(self, size: int) -> bool:
+        if size:
+            try:
+                chunk = os.read(self.fd, min(size, _CHUNK))
+            except BlockingIOError:  # somebody has read it in between
+                return True
+            self._understand(self._unread + chunk)
+        elif _has_ended(self.fd):
             self._add(self._unread)
             self._unread = b""
             return False
-        self._understand(self._unread + chunk)
         return True
 
     def _understand(self, text: bytes) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from fuseline import Step, current_run
 from fuseline.testing import Gate
@@ -138,3 +139,9 @@ class LogInASignalHandler(Step):
         signal.setitimer(signal.ITIMER_PROF, 0.0005, 0.0005)
         for i in range(2000):
             _log.warning("record %d", i)
+
+
+class WriteToTheDescriptor(Step):
+    def run_step(self, text: str) -> None:
+        os.write(1, text.encode())
+        time.sleep(0.001)  # so long that it may have printed without the knowledge of Python

@@ -45,6 +45,7 @@ from .printing_steps import (
     PrintAndWait,
     Say,
     SayNothing,
+    WriteToTheDescriptor,
 )
 
 
@@ -251,7 +252,7 @@ def test_a_mark_in_pieces_is_still_a_mark() -> None:
     mark = output._secret + struct.pack("=Q", 7)
     for text in (b"one", mark[:5], mark[5:20], mark[20:], b"two", output._secret[:3], b"no mark"):
         os.write(marks.fds[0], text)
-        output.read(0)
+        output.read(0, output.unread(0))
     marks.close()
     assert output.finish(7, [0]) == "one"
     assert output.rest() == f"two{output._secret[:3].decode('utf-8', 'replace')}no mark"
@@ -267,7 +268,7 @@ def test_exactly_the_end_is_kept_in_whatever_pieces_it_came(sizes: list[int]) ->
         text = chr(97 + number).encode() * size
         while text:
             text = text[os.write(output.theirs.fds[0], text[:16384]) :]
-            output.read(0)
+            output.read(0, output.unread(0))
     output.theirs.close()
     kept = output.rest().rpartition(" ...]\n")[2]
     output.close()
@@ -394,6 +395,20 @@ def test_a_fork_that_logs_does_not_disturb_the_reports(capfd: pytest.CaptureFixt
         reports = bench.run_all(step, [{}] * 5)
     assert [result_of(report) for report in reports] == [0] * 5
     assert {report.output for report in reports} == {"from the fork\n"}
+
+
+def test_a_program_that_reads_late_knows_what_belongs_to_which_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Output.read
+
+    def read_late(output: Output, stream: int, size: int) -> bool:
+        time.sleep(0.005)  # the program is busy, while the child goes on with further attempts
+        return read(output, stream, size)
+
+    monkeypatch.setattr(Output, "read", read_late)
+    step = WriteToTheDescriptor()
+    with Bench(LokyExecutor(1), step) as bench:
+        reports = bench.run_all(step, [{"text": f"{i}\n"} for i in range(50)])
+    assert [report.output for report in reports] == [f"{i}\n" for i in range(50)]
 
 
 def test_a_signal_handler_that_logs_does_not_block_the_child(caplog: pytest.LogCaptureFixture) -> None:
