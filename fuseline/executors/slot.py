@@ -49,6 +49,7 @@ from fuseline.worker.messages import (
     Close,
     FromChild,
     Heard,
+    Listed,
     LoadWorkflow,
     Printed,
     Spent,
@@ -501,6 +502,8 @@ class Slot:
         self._note_first()
         if fault and self.child is not None:
             self.child.list_started()
+            self.child.channel.put(Listed())
+            self._watch()
         self.take_back()
         if not self.queue and self._close_by is None:
             self._close()

@@ -10,6 +10,7 @@
     program ◀─ Untouched ─────── child     instead, if its run has just failed in this child, or what it follows
     program ◀─ Spent ─────────── child     it begins nothing more, and waits for Close
     program ── Heard ──────────▶ child     of that failure: what comes after this is wanted
+    program ── Listed ─────────▶ child     what a spent child has left is known, and so it may exit
     program ── Close ──────────▶ child     teardown, then a clean exit
 
 The child says ``Ready`` once, when it has started.
@@ -37,6 +38,7 @@ __all__ = [
     "Close",
     "FromChild",
     "Heard",
+    "Listed",
     "LoadWorkflow",
     "Printed",
     "Ready",
@@ -70,6 +72,10 @@ class Heard(msgspec.Struct, frozen=True, array_like=True, tag=True):
     instance_id: str
 
 
+class Listed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tells a child which said what its last step has left that the processes among that will be ended with it."""
+
+
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Tells a child to tear down its steps and exit."""
 
@@ -96,7 +102,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Says that a child has started."""
 
 
-ToChild = LoadWorkflow | StepAssignment | Heard | Close
+ToChild = LoadWorkflow | StepAssignment | Heard | Listed | Close
 FromChild = Ready | Untouched | AttemptReport | Printed | Logged | Spent
 
 

@@ -39,8 +39,10 @@ from fuseline.worker.messages import (
     LATER,
     TO_CHILD,
     ChildSettings,
+    Close,
     FromChild,
     Heard,
+    Listed,
     LoadWorkflow,
     Printed,
     Ready,
@@ -141,6 +143,8 @@ class _Server:
         os.register_at_fork(after_in_child=self._part)
         self._last: tuple[int, Value | None] | None = None  #: the attempt before, and its result, if it has returned
         self._is_spent = False  #: whether it begins nothing more
+        self._is_unlisted = False  #: whether the program may not know which processes a step has left
+        self._is_closing = False  #: whether it was told to close
         #: Runs that failed here, of which nothing may start any more; the program may not have heard of it yet.
         self._failed_runs: set[str] = set()
 
@@ -170,8 +174,11 @@ class _Server:
                 elif isinstance(message, LoadWorkflow):
                     self._pickles[message.workflow_id] = message.pickled
                 else:
-                    self._close()
-                    return
+                    self._is_closing |= isinstance(message, Close)
+                    self._is_unlisted &= not isinstance(message, Listed)
+                    if self._is_closing and not self._is_unlisted:
+                        self._close()
+                        return
             if self._line.has_ended:
                 os.killpg(0, signal.SIGKILL)  # nobody is left to tell: go, and take along what was started
 
@@ -244,6 +251,7 @@ class _Server:
         fault = self._housekeeper.tidy_up(seconds)
         if self._housekeeper.has_served_enough() or fault:
             self._is_spent = True
+            self._is_unlisted = bool(fault)
             self._send(Spent(fault))
 
     def _must_be_heard(self, report: AttemptReport, seconds: float) -> bool:

@@ -7,9 +7,11 @@ that it belongs to the step. Documented, and not asked for here.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from fuseline import RunFailed, StepCrashed, StepTimedOut, Workflow
 from fuseline.errors import RunCancelled
 from fuseline.executors import LokyExecutor
 from fuseline.policies import StepTimeoutPolicy
+from fuseline.processes.child import Child
 from fuseline.testing import Gate
 from fuseline.testing.contract import Bench, is_running
 from fuseline.testing.gate import HANG
@@ -87,6 +90,20 @@ def test_all_are_gone_when_the_executor_is_closed(gate: Gate, tmp_path: Path) ->
 
 
 def test_what_a_step_has_left_is_gone_when_its_child_is_replaced() -> None:
+    pid = Workflow(outputs=[LeaveOne()]).run(processes=1)
+    assert not is_running(pid)
+
+
+def test_a_child_stays_until_it_is_known_what_a_step_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    list_started = Child.list_started
+
+    def list_late(child: Child[Any]) -> None:
+        poll = select.poll()
+        poll.register(child.exit_fd, select.POLLIN)
+        poll.poll(500)  # the child would have ended by then
+        list_started(child)
+
+    monkeypatch.setattr(Child, "list_started", list_late)
     pid = Workflow(outputs=[LeaveOne()]).run(processes=1)
     assert not is_running(pid)
 
