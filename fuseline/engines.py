@@ -243,8 +243,8 @@ class ProcessEngine:
         self._heed(lane, notices, unwanted)
         begun = lane.executor.begun()
         for token in list(lane.untold) if begun is None else begun:
-            if token in lane.untold:
-                self._tell_start(lane, token)
+            if (assignment := lane.untold.pop(token, None)) is not None:
+                self._tell_start(lane, assignment)
 
     def _is_done(self, drains: bool, block: bool) -> bool:
         if any(lane.running or lane.unanswered for lane in self._lanes):
@@ -264,9 +264,8 @@ class ProcessEngine:
 
     # -- one assignment -----------------------------------------------------------------------------------------------
 
-    def _tell_start(self, lane: Lane, token: int) -> None:
+    def _tell_start(self, lane: Lane, assignment: StepAssignment) -> None:
         """Tell the observers of a start, of which they do not know."""
-        assignment = lane.untold.pop(token)
         served = lane.workflows[assignment.workflow_id]
         step, _ = served.hosted[assignment.step_name]
         step.state, step.error = State.RUNNING, None
@@ -326,8 +325,8 @@ class ProcessEngine:
 
     def _tell_end(self, lane: Lane, end: End, answer: ReportAnswer) -> None:
         """Tell the observers what the broker has made of the end of an attempt."""
-        if end.assignment.token in lane.untold:
-            self._tell_start(lane, end.assignment.token)
+        if lane.untold.pop(end.assignment.token, None) is not None and end.observers.heed_starts:
+            self._tell_start(lane, end.assignment)
         if answer.status is not ReportStatus.ACCEPTED:
             _log.info("%s report of step %r of run %s", answer.status, end.step.name, end.report.instance_id)
             return

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+
+import msgspec
 
 from fuseline.errors import WorkflowError
 from fuseline.executors import make_executor
@@ -32,7 +33,7 @@ class Served:
         self.observers = Observers(workflow)
 
 
-class End(NamedTuple):
+class End(msgspec.Struct, frozen=True):
     """What an engine knows of the end of an attempt."""
 
     report: StepReport

@@ -57,7 +57,7 @@ class FailureAction(enum.StrEnum):
     SKIP = "SKIP"  #: do without it and without the steps that need it; the run can still succeed
 
 
-class FailureDecision(msgspec.Struct, frozen=True, array_like=True):
+class FailureDecision(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a policy decides about a failed attempt: ``FailureDecision(FailureDecision.RETRY, delay=2.0)``."""
 
     action: FailureAction
@@ -176,7 +176,7 @@ class Phase(enum.IntEnum):
     RESULT = 3  #: it has returned; its result is pickled and sent
 
 
-class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):
     """How an accepted assignment ended; an executor gives exactly one for each."""
 
     token: int
@@ -221,7 +221,7 @@ class ReportStatus(enum.StrEnum):
     UNKNOWN = "UNKNOWN"  #: about something that was never assigned
 
 
-class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What a broker says to a report; every event is told to exactly one worker."""
 
     status: ReportStatus

@@ -59,7 +59,7 @@ def scheduler() -> float:
     start = time.perf_counter()
     while True:
         commands = core.handle(StepsRequested("w", _AT_ONCE), 0.0)
-        assignments = [command.assignment for command in commands if isinstance(command, Assign)]
+        assignments = [each for command in commands if isinstance(command, Assign) for each in command.assignments]
         if not assignments:
             return time.perf_counter() - start
         reports = [
@@ -73,7 +73,7 @@ def scheduler() -> float:
             )
             for each in assignments
         ]
-        answers = [each for each in core.handle(Reported("w", reports), 0.0) if isinstance(each, Answer)]
+        [answers] = [each.answers for each in core.handle(Reported("w", reports), 0.0) if isinstance(each, Answer)]
         assert len(answers) == len(reports)
 
 
@@ -151,8 +151,7 @@ class Drain(ChildLine[Any]):
 
     def send(self, message: msgspec.Struct) -> None:
         super().send(message)
-        for _ in self._other_end.take(bytes):
-            pass
+        self._other_end.take(bytes, [])
 
     def nudge(self) -> bool:
         return True

@@ -445,7 +445,7 @@ class Housing:
     def get_steps(self, worker_id: str, limit: int) -> list[StepAssignment]:
         """Return up to ``limit`` steps for a worker."""
         commands = self._handle(StepsRequested(worker_id, limit))
-        assignments = [command.assignment for command in commands if isinstance(command, Assign)]
+        assignments = [each for command in commands if isinstance(command, Assign) for each in command.assignments]
         if len(assignments) < limit:
             for workflow_id in self._serves[worker_id]:
                 self._hungry.setdefault(workflow_id, {})[worker_id] = None
@@ -463,7 +463,7 @@ class Housing:
         """
         run = self._core.runs.get(report.instance_id)
         commands = self._handle(Reported(worker_id, (report,)), matters=True)
-        answer = next(command.answer for command in commands if isinstance(command, Answer))
+        [answer] = next(command.answers for command in commands if isinstance(command, Answer))
         if answer.step_state is State.SUCCEEDED and run is not None:
             step = run.plan.index[report.step_name]
             if run.bound.uses[step]:

@@ -159,7 +159,7 @@ class MemoryBroker(Broker):
         with self._changed:
             mailbox = self._mailbox(worker_id)
             commands = self._handle(StepsRequested(worker_id, limit, mailbox.chains), caller=worker_id)
-            assignments = [command.assignment for command in commands if type(command) is Assign]
+            assignments = [each for command in commands if type(command) is Assign for each in command.assignments]
             if not mailbox.chains:
                 for assignment in assignments:
                     mailbox.handed[assignment.token] = assignment.payload
@@ -185,30 +185,38 @@ class MemoryBroker(Broker):
 
     def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
         handed = self._mailbox(worker_id).handed
+        if not handed:
+            return self._take_in(worker_id, [encode_report(report, None) for report in reports])
         with self._changed:
             tokens = [
                 self._scheduler.token_of(worker_id, report) if report.token is None else report.token
                 for report in reports
             ]
         payloads = list(map(handed.get, tokens))
-        encoded = list(map(encode_report, reports, payloads))
+        answers = self._take_in(worker_id, list(map(encode_report, reports, payloads)))
+        for token, payload, answer in zip(tokens, payloads, answers, strict=True):
+            if answer.step_state is not None:
+                handed.pop(token, None)
+            if payload is not None and (note := payload.note) is not None:
+                note.hear(answer)
+        return answers
+
+    def _take_in(self, worker_id: str, reports: Sequence[StepReport]) -> Sequence[ReportAnswer]:
+        """Take in reports, whose results and errors are encoded."""
         with self._changed:
             self._pass_time()
-            commands = self._handle(Reported(worker_id, encoded), caller=worker_id)
-            answers = [command.answer for command in commands if type(command) is Answer]
-            for token, report, answer in zip(tokens, encoded, answers, strict=True):
-                if answer.step_state is not None:
-                    handed.pop(token, None)
-                    if report.output:
-                        self._keep_output(report)
-                elif report.result is not None and report.result.file:
-                    self._drop([report.result.file])  # it is too late
+            commands = self._handle(Reported(worker_id, reports), caller=worker_id)
+            answers = next(command.answers for command in commands if type(command) is Answer)
+            for report, answer in zip(reports, answers, strict=True):
+                if answer.step_state is None:
+                    if report.result is not None and report.result.file:
+                        self._drop([report.result.file])  # it is too late
+                    continue
+                if report.output:
+                    self._keep_output(report)
                 if answer.step_state is State.RETRYING:
                     self._wake(report.workflow_id, caller=worker_id)  # sleepers count down to another moment now
                     self._changed.notify_all()
-        for payload, answer in zip(payloads, answers, strict=True):
-            if payload is not None and (note := payload.note) is not None:
-                note.hear(answer)
         return answers
 
     def _keep_output(self, report: StepReport) -> None:

@@ -180,11 +180,15 @@ class LokyExecutor(Executor):
                 self._no_child(slot, f"the system refused a process: {error}")
                 shortest = self._rooms()
                 continue
-            slot.put(waiting.popleft())
-            room -= 1
-            while waiting and waiting[0].follows is not None:
+            # Some at once, but no more than half of its share: so all get the same in the end.
+            for _ in range(min(room, max(1, len(waiting) // (2 * len(shortest) + 2)))):
                 slot.put(waiting.popleft())
                 room -= 1
+                while waiting and waiting[0].follows is not None:
+                    slot.put(waiting.popleft())
+                    room -= 1
+                if room <= 0 or not waiting:
+                    break
             if room > 0:
                 heapq.heappush(shortest, (slot.rank, number, room))
         for slot in self._slots:

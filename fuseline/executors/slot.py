@@ -317,10 +317,11 @@ class Slot:
     def _read(self) -> None:
         child = self.child
         assert child is not None
-        is_garbled = False
         self._look_again = None
+        messages = child.line.receive()
+        is_garbled = child.line.is_garbled
         try:
-            for message in child.line.receive():
+            for message in messages:
                 self._understand(message)
         except ProtocolError:
             is_garbled = True

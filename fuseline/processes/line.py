@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic
 
 import msgspec
 
-from fuseline.channel import Channel, EncodingError, Incoming, M, ProtocolError
+from fuseline.channel import Channel, EncodingError, Incoming, M
 from fuseline.processes.inherited import InheritedFd
 from fuseline.processes.outbox import Outbox
 
@@ -105,23 +105,22 @@ class ProgramLine(Generic[M]):
         self._outbox = outbox
         self._decode = decode
         self.has_ended = False  #: whether the child has closed its end
+        self.is_garbled = False  #: whether there was something that is no message: a step has written over the memory
 
-    def receive(self) -> Iterator[M]:
-        """Yield what the child has said since the last call.
-
-        Raises:
-            ProtocolError: something is no message: a step has written over the memory.
-        """
+    def receive(self) -> list[M]:
+        """Return what the child has said since the last call."""
         try:
             self.has_ended = not os.read(self._fd, _CHUNK)
         except BlockingIOError:
             pass
         except ConnectionResetError:
             self.has_ended = True
+        messages: list[M] = []
         try:
-            yield from self._outbox.take(self._decode)
-        except Exception as error:  # also what the checks of a message raise
-            raise ProtocolError(f"the outbox of a child holds something that is no message: {error}") from error
+            self._outbox.take(self._decode, messages)
+        except Exception:  # whatever the checks of a message raise
+            self.is_garbled = True
+        return messages
 
     def close(self) -> None:
         """Give the memory back."""

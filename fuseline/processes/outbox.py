@@ -15,7 +15,7 @@ reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from fuseline.processes.shared import SharedMemory
@@ -96,34 +96,37 @@ class Outbox(SharedMemory):
         self._at = begin
         return True
 
-    def take(self, decode: Callable[[memoryview], M]) -> Iterator[M]:
+    def take(self, decode: Callable[[memoryview], M], into: list[M]) -> None:
         """Take the messages out, in the program, that have come since the last call.
 
         Args:
             decode: is given the bytes of a message, which may be written over when it has returned.
+            into: where to add them.
 
         Raises:
-            ValueError: somebody has written over them.
+            ValueError: somebody has written over them; those before are added.
         """
-        words = self._words
+        words, memory, end = self._words, self._bytes, self._end
         while length := words[self._at]:
-            if length == _TURN and self._at % _HALF:  # there is something in each half
+            at = self._at
+            if length == _TURN and at % _HALF:  # there is something in each half
                 self._turns += 1
-                self._at = self._end - _HALF
+                end = self._end
+                self._at = end - _HALF
                 words[_DONE] = self._turns
                 continue
             size = (length & ~_MORE) - 1
-            begin = (self._at + 1) * _WORD
-            after = self._at + 1 + -(-size // _WORD)
-            if size < 0 or after >= self._end:
+            begin = (at + 1) * _WORD
+            after = at + 1 + -(-size // _WORD)
+            if size < 0 or after >= end:
                 raise ValueError(f"a piece of {size} bytes at {begin} is none")
-            piece = self._bytes[begin : begin + size]
+            piece = memory[begin : begin + size]
             self._at = after
             if length & _MORE:
                 self._unfinished += piece
             elif self._unfinished:
                 self._unfinished += piece
                 whole, self._unfinished = self._unfinished, bytearray()
-                yield decode(memoryview(whole))
+                into.append(decode(memoryview(whole)))
             else:
-                yield decode(piece)
+                into.append(decode(piece))

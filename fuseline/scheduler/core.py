@@ -422,21 +422,22 @@ class Scheduler:
     def _steps_requested(self, event: StepsRequested, now: float) -> None:
         worker = self._worker(event.worker_id)
         self._time_passed(TimePassed(), now)
-        left = event.limit
-        while left > 0 and (run := self._oldest(worker)) is not None:
-            while left > 0 and run.ready:  # nothing becomes ready meanwhile, so that it stays the oldest
+        assigned: list[StepAssignment] = []
+        while len(assigned) < event.limit and (run := self._oldest(worker)) is not None:
+            while len(assigned) < event.limit and run.ready:  # nothing becomes ready meanwhile: it stays the oldest
                 step = run.ready.pop()
-                self._assign(event.worker_id, run, step, now)
-                left -= 1
+                assigned.append(self._assign(event.worker_id, run, step, now))
                 if event.chains:
-                    left -= self._promise(event.worker_id, run, step, min(left, MAX_CHAIN))
+                    assigned += self._promise(event.worker_id, run, step, min(event.limit - len(assigned), MAX_CHAIN))
             self._follow(run)
+        if assigned:
+            self._commands.append(Assign(event.worker_id, assigned))
 
     def _oldest(self, worker: _Worker) -> Run | None:
         firsts = [run for flow in worker.flows if (run := flow.ready.first()) is not None]
         return min(firsts, key=lambda run: run.number, default=None)
 
-    def _assign(self, worker_id: str, run: Run, step: int, now: float) -> None:
+    def _assign(self, worker_id: str, run: Run, step: int, now: float) -> StepAssignment:
         self._last_token = token = self._last_token + 1
         self._start(worker_id, run, step, token, now)
         if run.timed_from is None:
@@ -446,7 +447,7 @@ class Scheduler:
         starts_run = run.started_by is None
         if starts_run:
             run.started_by = worker_id
-        self._hand_out(worker_id, run, step, token, run.attempts[step], starts_run=starts_run)
+        return self._hand_out(run, step, token, run.attempts[step], starts_run, None)
 
     def _start(self, worker_id: str, run: Run, step: int, token: int, now: float) -> None:
         """Begin the life of a token."""
@@ -454,33 +455,26 @@ class Scheduler:
         self._workers[worker_id].held[token] = None
         self._live[token] = (worker_id, run, step)
 
-    def _promise(self, worker_id: str, run: Run, step: int, limit: int) -> int:
-        """Hand out, with a step, up to ``limit`` that can come after it only, each after the other; return how many.
+    def _promise(self, worker_id: str, run: Run, step: int, limit: int) -> list[StepAssignment]:
+        """Hand out, with a step, up to ``limit`` that can come after it only, each after the other.
 
         The worker goes on with them by itself. Here, each starts when the success of the one before it is reported.
         """
-        count, token = 0, run.running[step]
-        while count < limit and (after := run.only_next(step)) is not None:
+        promised: list[StepAssignment] = []
+        token = run.running[step]
+        while len(promised) < limit and (after := run.only_next(step)) is not None:
             follows, self._last_token = token, self._last_token + 1
             step, token = after, self._last_token
             run.promised[step] = (token, worker_id)
-            self._hand_out(worker_id, run, step, token, 1, follows=follows)
-            count += 1
-        return count
+            promised.append(self._hand_out(run, step, token, 1, False, follows))
+        return promised
 
+    @staticmethod
     def _hand_out(
-        self,
-        worker_id: str,
-        run: Run,
-        step: int,
-        token: int,
-        attempt: int,
-        *,
-        starts_run: bool = False,
-        follows: int | None = None,
-    ) -> None:
+        run: Run, step: int, token: int, attempt: int, starts_run: bool, follows: int | None
+    ) -> StepAssignment:
         plan = run.plan
-        assignment = StepAssignment(
+        return StepAssignment(
             workflow_id=plan.workflow_id,
             instance_id=run.instance_id,
             step_name=plan.names[step],
@@ -492,13 +486,11 @@ class Scheduler:
             memory_limit=plan.memory_limits[step],
             follows=follows,
         )
-        self._commands.append(Assign(worker_id, assignment))
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
     def _reported(self, event: Reported, now: float) -> None:
-        for report in event.reports:
-            self._commands.append(Answer(self._hear(event.worker_id, report, now)))
+        self._commands.append(Answer([self._hear(event.worker_id, report, now) for report in event.reports]))
 
     def _hear(self, worker_id: str, report: StepReport, now: float) -> ReportAnswer:
         """Let follow what follows from a report, and return what to say to it."""

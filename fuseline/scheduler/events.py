@@ -104,10 +104,10 @@ Event = (
 
 
 class Assign(msgspec.Struct, frozen=True):
-    """Hand this to the worker."""
+    """Hand these to the worker."""
 
     worker_id: str
-    assignment: StepAssignment
+    assignments: Sequence[StepAssignment]
 
 
 class Kill(msgspec.Struct, frozen=True):
@@ -125,9 +125,9 @@ class Recall(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Say this to the next of the reports at hand."""
+    """Say these to the reports at hand, in their order."""
 
-    answer: ReportAnswer
+    answers: Sequence[ReportAnswer]
 
 
 class StepsReady(msgspec.Struct, frozen=True):

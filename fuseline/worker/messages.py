@@ -148,14 +148,15 @@ def check_report(report: AttemptReport) -> None:
     Raises:
         ProtocolError: it makes no sense.
     """
-    returned = report.outcome is Outcome.RETURNED
-    is_known = returned or report.outcome in (Outcome.RAISED, Outcome.TIMED_OUT)
-    has_its_parts = (report.result is not None) is returned and (report.error is not None) is not returned
-    is_named = report.error is None or report.error.type_names
+    result, error = report.result, report.error
+    if report.outcome is Outcome.RETURNED:
+        has_its_parts = result is not None and error is None
+    else:
+        is_known = report.outcome in (Outcome.RAISED, Outcome.TIMED_OUT)
+        has_its_parts = is_known and result is None and error is not None and bool(error.type_names)
     started = 0.0 if report.started is None else report.started
     ended = started if report.ended is None else report.ended
-    is_in_time = 0.0 <= started <= ended <= time.monotonic()
-    if not (is_known and has_its_parts and is_named and is_in_time):
+    if not (has_its_parts and 0.0 <= started <= ended <= time.monotonic()):
         raise ProtocolError("a report that makes no sense")
 
 

@@ -163,7 +163,7 @@ class Bench:
     def take(self, limit: int = 1, worker: str = "w", *, chains: bool = False) -> list[StepAssignment]:
         """Return what the worker is given when it asks for ``limit`` steps."""
         self.handle(StepsRequested(worker, limit, chains))
-        return [command.assignment for command in self.told(Assign)]
+        return [assignment for command in self.told(Assign) for assignment in command.assignments]
 
     def take_one(self, worker: str = "w") -> StepAssignment:
         [assignment] = self.take(1, worker)
@@ -178,7 +178,7 @@ class Bench:
 
     def report_all(self, reports: Sequence[StepReport], worker: str = "w") -> list[ReportAnswer]:
         self.handle(Reported(worker, reports))
-        return [command.answer for command in self.told(Answer)]
+        return [answer for command in self.told(Answer) for answer in command.answers]
 
     def succeed(self, assignment: StepAssignment, result: Any = None, worker: str = "w") -> ReportAnswer:
         return self.report(report_of(assignment, State.SUCCEEDED, result=encode(result)), worker)

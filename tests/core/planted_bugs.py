@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from fuseline.messages import StepAssignment
 from fuseline.scheduler import Kill, Recall, Scheduler, archive, core
 from fuseline.scheduler.ready import ReadyRuns
 from fuseline.scheduler.run import Run
@@ -135,9 +136,9 @@ def tokens_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step has one token for all its attempts."""
     assign = Scheduler._assign
 
-    def assign_with_old_token(self: Scheduler, worker_id: str, run: Run, step: int, now: float) -> None:
+    def assign_with_old_token(self: Scheduler, worker_id: str, run: Run, step: int, now: float) -> StepAssignment:
         self._last_token += run.number * 100 + step - self._last_token
-        assign(self, worker_id, run, step, now)
+        return assign(self, worker_id, run, step, now)
 
     monkeypatch.setattr(Scheduler, "_assign", assign_with_old_token)
 

@@ -109,7 +109,7 @@ class TwinBench(Bench):
     def handle(self, event: Event) -> list[Command]:
         commands = super().handle(event)
         expected = self.reference.handle(event, self.now)
-        actual = [said(command) for command in commands if not isinstance(command, Moved)]
+        actual = [each for command in commands if not isinstance(command, Moved) for each in said(command)]
         for kind in ("assign", "answer", "finished"):
             assert [each for each in actual if each[0] == kind] == [each for each in expected if each[0] == kind]
         assert {each for each in actual if each[0] in ORDERLESS} == {each for each in expected if each[0] in ORDERLESS}
@@ -169,32 +169,29 @@ class TwinBench(Bench):
 ORDERLESS = ("kill", "recall", "ready")
 
 
-def said(command: Command) -> Said:
+def said(command: Command) -> list[Said]:
     """Return a command as the reference says it."""
     match command:
-        case Assign(worker_id, to):
-            payload = to.payload
-            assert to.timeout is None
-            whom = (worker_id, to.token, to.instance_id, to.step_name)
-            return (
-                "assign",
-                *whom,
-                to.attempt,
-                payload.failures,
-                payload.starts_run,
-                count_arguments(payload.arguments),
-            )
-        case Answer(answer):
-            return ("answer", answer.status, answer.step_state, answer.delay, answer.run_state)
+        case Assign(worker_id, assignments):
+            return [said_of(worker_id, assignment) for assignment in assignments]
+        case Answer(answers):
+            return [("answer", each.status, each.step_state, each.delay, each.run_state) for each in answers]
         case Finished(_, instance_id, state, tell):
-            return ("finished", instance_id, state, tell)
+            return [("finished", instance_id, state, tell)]
         case Kill(worker_id, token):
-            return ("kill", worker_id, token)
+            return [("kill", worker_id, token)]
         case Recall(worker_id, token):
-            return ("recall", worker_id, token)
+            return [("recall", worker_id, token)]
         case StepsReady(workflow_id):
-            return ("ready", workflow_id)
+            return [("ready", workflow_id)]
     raise AssertionError(command)
+
+
+def said_of(worker_id: str, to: StepAssignment) -> Said:
+    payload = to.payload
+    assert to.timeout is None
+    whom = (worker_id, to.token, to.instance_id, to.step_name)
+    return ("assign", *whom, to.attempt, payload.failures, payload.starts_run, count_arguments(payload.arguments))
 
 
 def count_arguments(arguments: Mapping[str, Any]) -> int:

@@ -140,7 +140,7 @@ def test_commands_of_one_event_are_not_changed_by_the_next():
     bench.take(1)
     [assign] = first
     assert isinstance(assign, Assign)
-    assert assign.assignment.step_name == "a"
+    assert [assignment.step_name for assignment in assign.assignments] == ["a"]
 
 
 # -- times ------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def snapshot(bench: Bench, instance_id: str = "r"):
 def assert_changes_nothing(bench: Bench, report, status, worker: str = "w") -> None:
     before = snapshot(bench)
     assert bench.report(report, worker) == ReportAnswer(status=status)
-    assert bench.commands == [Answer(ReportAnswer(status=status))]
+    assert bench.commands == [Answer([ReportAnswer(status=status)])]
     assert snapshot(bench) == before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fuseline.messages import ReportAnswer, ReportStatus, StepReport
+from fuseline.messages import ReportAnswer, ReportStatus, StepAssignment, StepReport
 from fuseline.scheduler import Answer, Assign, Command, Event, Finished, Reported, Scheduler, StepsRequested
 from fuseline.scheduler.invariants import check_scheduler
 from fuseline.scheduler.run import Run
@@ -46,8 +46,8 @@ class Witness:
         if assigned:
             assert isinstance(event, StepsRequested), "nobody gets a step without having asked"
             assert {command.worker_id for command in assigned} == {event.worker_id}
-            assert len(assigned) <= event.limit, "running steps never exceed the slots"
-            together = [command.assignment for command in assigned]
+            together = [assignment for command in assigned for assignment in command.assignments]
+            assert len(together) <= event.limit, "running steps never exceed the slots"
             for before, assignment in zip([None, *together], together, strict=False):
                 if assignment.follows is not None:
                     assert event.chains, "chains are for those who can"
@@ -57,21 +57,22 @@ class Witness:
         reports = iter(event.reports if isinstance(event, Reported) else ())
         for command in commands:
             if isinstance(command, Assign):
-                self._see_assignment(command)
+                for assignment in command.assignments:
+                    self._see_assignment(assignment)
             elif isinstance(command, Finished):
                 self._see_end(command)
             elif isinstance(command, Answer):
-                report = next(reports, None)
-                assert report is not None, "there is an answer to each report, and no other"
-                self._see_answer(report, command.answer)
+                for answer in command.answers:
+                    report = next(reports, None)
+                    assert report is not None, "there is an answer to each report, and no other"
+                    self._see_answer(report, answer)
         assert next(reports, None) is None, "there is an answer to each report"
         self._see_promises()
         check_scheduler(self._scheduler)
         for run in self._scheduler.runs.values():
             self._see_outcomes(run)
 
-    def _see_assignment(self, command: Assign) -> None:
-        assignment = command.assignment
+    def _see_assignment(self, assignment: StepAssignment) -> None:
         key = (assignment.instance_id, assignment.step_name)
         run = self._scheduler.run(assignment.instance_id)
         assert assignment.token not in self._tokens, "a token is never used again"
