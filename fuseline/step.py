@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 from fuseline.errors import CycleError, PolicyError, UnboundParameterError, WorkflowError
@@ -45,12 +46,13 @@ class Step:
     writable_arguments: bool = False
 
     name: str
-    state: State
-    error: BaseException | None
-    _name_given: bool
-    _policies: list[StepPolicy]
-    _predecessors: dict[Step, None]
-    _successors: dict[Step, None]
+    # Not made for each step: large workflows have many, and each child has all of them.
+    state: State = State.PENDING
+    error: BaseException | None = None
+    _name_given: bool = False
+    _policies: tuple[StepPolicy, ...] = ()
+    _predecessors: Mapping[Step, None] = MappingProxyType({})
+    _successors: Mapping[Step, None] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__, so that a subclass whose __init__ does not call this one's is a whole step too.
@@ -59,12 +61,6 @@ class Step:
             cls.__eq__, cls.__hash__ = object.__eq__, object.__hash__  # type: ignore[method-assign]
         step = super().__new__(cls)
         step.name = cls.__name__
-        step.state = State.PENDING
-        step.error = None
-        step._name_given = False
-        step._policies = []
-        step._predecessors = {}
-        step._successors = {}
         return step
 
     def __init__(self, *, name: str | None = None, policies: Iterable[StepPolicy] = ()) -> None:
@@ -102,8 +98,8 @@ class Step:
             raise self._no_step(successor)
         if successor is self:
             raise CycleError(None, [self.name, self.name])
-        self._successors[successor] = None
-        successor._predecessors[self] = None
+        vars(self).setdefault("_successors", {})[successor] = None
+        vars(successor).setdefault("_predecessors", {})[self] = None
         return successor
 
     def __rshift__(self, successor: Any) -> Any:
@@ -133,7 +129,7 @@ class Step:
     @property
     def policies(self) -> tuple[StepPolicy, ...]:
         """The step's own policies, in the order they were added."""
-        return tuple(self._policies)
+        return self._policies
 
     def add_policy(self, policy: StepPolicy) -> None:
         """Add a policy and let it attach itself.
@@ -147,7 +143,7 @@ class Step:
                 "Observers (WorkflowPolicy) belong on the workflow."
             )
         check_hooks(policy)
-        self._policies.append(policy)
+        self._policies += (policy,)
         policy.attach_to_step(self)
 
     def __getstate__(self) -> Any:

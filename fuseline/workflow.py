@@ -77,6 +77,7 @@ class Workflow:
         if name is None:
             self.name = check_name("workflow", "+".join(self._names[step] for step in self.outputs)[:100])
         self._workflow_id = self.name  # exact once a schema was made
+        self._schema: WorkflowSchema | None = None  #: the one that was made last
         self._host = StepHost()
         self._policies: list[Policy] = []
         for policy in policies:
@@ -185,7 +186,7 @@ class Workflow:
     def to_schema(self) -> WorkflowSchema:
         """Return the workflow as plain data, with the policies it has now: all that a broker needs to know.
 
-        O(steps + edges).
+        O(steps + edges). While nothing changes, it is the same object each time.
         """
         configs: dict[int, dict[str, Any]] = {}
 
@@ -217,8 +218,13 @@ class Workflow:
         )
         outputs = tuple(self._names[step] for step in self.outputs)
         policies = tuple(map(config, self.observers))
+        last = self._schema
+        if last is not None and (steps, outputs, policies, self.on_failure, self.name, self.version) == (
+            (last.steps, last.outputs, last.policies, last.on_failure, last.name, last.version)
+        ):
+            return last  # whose fingerprint is likely to be known by now
         self._workflow_id = self._identity(lambda: fingerprint(steps, outputs, self.on_failure, policies))
-        return WorkflowSchema(
+        self._schema = WorkflowSchema(
             workflow_id=self._workflow_id,
             name=self.name,
             version=self.version,
@@ -227,6 +233,7 @@ class Workflow:
             on_failure=self.on_failure,
             policies=policies,
         )
+        return self._schema
 
     def _identity(self, digest: Callable[[], str]) -> str:
         """Return an id that is the same in every process that builds the same workflow."""

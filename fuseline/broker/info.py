@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fuseline.encoding import decode, decode_error
@@ -11,7 +12,7 @@ from fuseline.records import RunRecord
 from fuseline.states import State
 from fuseline.values import Value
 
-__all__ = ["run_info", "run_result"]
+__all__ = ["results_of", "run_info", "run_result"]
 
 
 def run_info(record: RunRecord) -> RunInfo:
@@ -55,9 +56,7 @@ def run_result(record: RunRecord) -> Any:
         RunFailed, RunTimedOut, RunCancelled, RunNotFinished: it has none.
     """
     if record.state is State.SUCCEEDED:
-        values = [record.steps[name].result for name in record.outputs]
-        results = [None if value is None else decode(value) for value in values]
-        return results[0] if len(results) == 1 else results
+        return results_of([record.steps[name].result for name in record.outputs])
     if record.state is State.CANCELLED:
         raise RunCancelled(record.instance_id, record.workflow)
     if record.state is not State.FAILED:
@@ -74,6 +73,12 @@ def run_result(record: RunRecord) -> Any:
     else:  # not str(cause), which is the user's code
         reason = ": ".join(filter(None, [*info.type_names[:1], info.message]))
     raise RunFailed(record.instance_id, record.workflow, record.failed, reason) from cause
+
+
+def results_of(values: Sequence[Value | None]) -> Any:
+    """Return the result of a run that has succeeded, whose outputs have these; None stands for one without."""
+    results = [None if value is None else decode(value) for value in values]
+    return results[0] if len(results) == 1 else results
 
 
 def _step_error(record: RunRecord, name: str) -> BaseException | None:

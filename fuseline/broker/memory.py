@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from fuseline.broker.base import Broker, EventStream, RunEvent, check_schema, encode_inputs, encode_report
-from fuseline.broker.info import run_info, run_result
+from fuseline.broker.info import results_of, run_info, run_result
 from fuseline.broker.outputs import Outputs, check_attempt
 from fuseline.broker.throttle import Throttle
 from fuseline.broker.vault import Vault
@@ -287,8 +287,9 @@ class MemoryBroker(Broker):
             while not run.state.is_settled and (left := deadline - self._clock()) > 0:
                 self._wait(left)
                 self._pass_time()
-            record = record_run(run, self._epoch)
-        return run_result(record)
+            values = [run.results.get(step) for step in run.plan.outputs]
+            record = None if run.state is State.SUCCEEDED else record_run(run, self._epoch)  # which all steps are in
+        return results_of(values) if record is None else run_result(record)
 
     def get_output(self, instance_id: str, step_name: str, attempt: int | None = None) -> str:
         with self._changed:

@@ -44,6 +44,8 @@ __all__ = ["LokyExecutor"]
 
 #: Children in a row that may end before they are ready; after that, work is left to others, or given up.
 _MAX_FAILED_STARTS = 3
+#: Reports that one ``poll`` returns at most: few enough for children not to run dry while the engine acts on them.
+_AT_ONCE = 64
 #: Libraries that would start a thread per CPU in every child; they read these when they are imported.
 _THREAD_CAPS = (
     "OMP_NUM_THREADS",
@@ -306,13 +308,14 @@ class LokyExecutor(Executor):
         if self._desk is not None:
             if self._had_idle:
                 self._share()
+            known = len(self._reports)
             self._hear()
+            self._pace.note(self._reports[known:])
             if all(report.outcome is Outcome.RETURNED for report in self._reports):
                 self._hand_out()  # else what waits may not be wanted any more, once the failure is known
             self._had_idle = any(slot.is_idle for slot in self._slots)
-            self._pace.note(self._reports)
-        reports = self._reports.copy()
-        self._reports.clear()
+        reports = self._reports[:_AT_ONCE]
+        del self._reports[:_AT_ONCE]
         return reports
 
     def _hear(self) -> None:

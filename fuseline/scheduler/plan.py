@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from fuseline.binding import bind_step, check_inputs
 from fuseline.errors import CycleError, DuplicateStepError, WorkflowError
 from fuseline.graph import order_before
@@ -15,8 +17,7 @@ from fuseline.schema import ON_FAILURE, PolicyConfig, WorkflowSchema
 __all__ = ["NO_ARGUMENTS", "Arguments", "BoundPlan", "Plan", "timeout_cause", "workflow_timeout"]
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(msgspec.Struct, frozen=True, gc=False):
     """Where the arguments of a step come from; steps as numbers."""
 
     from_inputs: tuple[tuple[str, str], ...]  #: (parameter, input)
@@ -125,7 +126,7 @@ class Plan:
             if len(step.parameters) == 1 and step.parameters[0].variadic and step.parameters[0].depends_on is None:
                 # Most large workflows are of such steps: what takes all takes them as they are.
                 before = self.predecessors[i]
-                arguments.append(Arguments((), (), (step.parameters[0].name, before)))
+                arguments.append(Arguments((), (), (step.parameters[0].name, before)) if before else NO_ARGUMENTS)
                 sources.append(before)
                 for j in before:
                     uses[j] += 1

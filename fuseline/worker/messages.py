@@ -56,7 +56,7 @@ __all__ = [
 #: Seconds of an attempt of which there may be many more in this moment.
 _QUICK = 0.0002
 #: Seconds in which a child announces such reports at most once.
-LATER = 0.001
+LATER = 0.00025
 
 
 class LoadWorkflow(msgspec.Struct, frozen=True, array_like=True, tag=True):

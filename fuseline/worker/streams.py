@@ -48,6 +48,8 @@ class Streams:
             except (OSError, ValueError, AttributeError):  # closed or replaced by the step: its own affair
                 pass
         is_long = seconds >= _LONG
+        if not (is_long or self._writers[0].was_used or self._writers[1].was_used):
+            return []
         used = [i for i, each in enumerate(self._writers) if each.was_used or (is_long and self._marks.has_unread(i))]
         for number in used:
             self._writers[number].was_used = False
