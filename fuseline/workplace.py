@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,7 +81,7 @@ class Workplace(msgspec.Struct, frozen=True):
         if self.presence is None:  # nobody has made the folder before
             with contextlib.suppress(OSError):
                 folder.mkdir(0o700, exist_ok=True)
-        path = folder / uuid.uuid4().hex
+        path = folder / os.urandom(16).hex()
         unfinished = path.with_name(UNFINISHED + path.name)
         try:
             with open(unfinished, "xb") as file:

@@ -17,7 +17,6 @@ import math
 import os
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -115,7 +114,7 @@ class LocalBroker(Broker):
         self._lock = threading.RLock()
         self._workers: dict[str, LocalWorker] = {}
         self._streams: weakref.WeakSet[LocalStream] = weakref.WeakSet()
-        self._name = uuid.uuid4().hex[:12]  #: of this program, among those that work for the broker
+        self._name = os.urandom(6).hex()  #: of this program, among those that work for the broker
         self._presence: Presence | None = None
 
     # -- beginning and end --------------------------------------------------------------------------------------------
@@ -188,7 +187,7 @@ class LocalBroker(Broker):
         try:
             for each in inputs:
                 values = encode_inputs(each, place)
-                batch.append((uuid.uuid4().hex[:16], values))
+                batch.append((os.urandom(8).hex(), values))
                 has_files = any(value.file for value in values.values())  # which somebody must soon know of
                 if has_files or len(batch) == _AT_ONCE or time.monotonic() >= send_by:
                     ids += self._dispatch(schema, batch)

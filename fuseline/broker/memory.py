@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
@@ -108,7 +108,7 @@ class MemoryBroker(Broker):
 
     def dispatch_workflow(self, schema: WorkflowSchema, inputs: Mapping[str, Any] | None = None) -> str:
         values = encode_inputs(inputs, self.workplace if inputs else None)
-        instance_id = uuid.uuid4().hex[:16]
+        instance_id = os.urandom(8).hex()
         self._handle(RunDispatched(instance_id, check_schema(schema), values))
         return instance_id
 
@@ -135,7 +135,7 @@ class MemoryBroker(Broker):
 
     def register_worker(self, schemas: Iterable[WorkflowSchema]) -> str:
         known = tuple(map(check_schema, schemas))
-        worker_id = f"worker-{uuid.uuid4().hex[:8]}"
+        worker_id = f"worker-{os.urandom(4).hex()}"
         with self._changed:
             self._handle(WorkerRegistered(worker_id, known))
             self._mailboxes[worker_id] = _Mailbox()

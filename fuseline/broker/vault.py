@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import uuid
 import weakref
 from pathlib import Path
 
@@ -34,7 +33,7 @@ class Vault:
     """
 
     def __init__(self) -> None:
-        name = f"{_space()}-{os.getpid()}-{_start(os.getpid())}-{uuid.uuid4().hex}"
+        name = f"{_space()}-{os.getpid()}-{_start(os.getpid())}-{os.urandom(16).hex()}"
         parents = [parent for parent in (_SHARED_MEMORY, _temporary_folder()) if os.access(parent, os.W_OK)]
         folders = [_base(parent) / name for parent in parents]
         for folder in folders:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ class Office:
     def __init__(self, broker: Broker, patience: float) -> None:
         self.broker = broker
         self.patience = patience
-        self._name = uuid.uuid4().hex[:8]
+        self._name = os.urandom(4).hex()
         self._workers: list[str] = []
 
     # -- workflows ----------------------------------------------------------------------------------------------------
