@@ -109,6 +109,8 @@ class LokyExecutor(Executor):
         self._pace = Pace()
         self._had_idle = False  #: whether the last ``poll`` has left a slot idle, that nothing was submitted for since
         self._reports: list[AttemptReport] = []  #: those that ``poll`` has not returned yet
+        self._seen = 0  #: how many of them it has looked at
+        self._has_others = False  #: whether one of those is none of ``RETURNED``
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
         if self._desk is not None:
@@ -134,6 +136,7 @@ class LokyExecutor(Executor):
         self._slots = [Slot(self._desk) for _ in range(self.processes)]
         self._pace = Pace()
         self._reports.clear()
+        self._seen, self._has_others = 0, False
 
     @property
     def _open_desk(self) -> Desk:
@@ -308,14 +311,18 @@ class LokyExecutor(Executor):
         if self._desk is not None:
             if self._had_idle:
                 self._share()
-            known = len(self._reports)
             self._hear()
-            self._pace.note(self._reports[known:])
-            if all(report.outcome is Outcome.RETURNED for report in self._reports):
+            fresh = self._reports[self._seen :]
+            self._pace.note(fresh)
+            self._has_others |= any(report.outcome is not Outcome.RETURNED for report in fresh)
+            if not self._has_others:
                 self._hand_out()  # else what waits may not be wanted any more, once the failure is known
             self._had_idle = any(slot.is_idle for slot in self._slots)
-        reports = self._reports[:_AT_ONCE]
-        del self._reports[:_AT_ONCE]
+        count = len(self._reports) if self._desk is None else _AT_ONCE
+        reports = self._reports[:count]
+        del self._reports[:count]
+        self._seen = len(self._reports)
+        self._has_others &= self._seen > 0
         return reports
 
     def _hear(self) -> None:
