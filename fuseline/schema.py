@@ -24,7 +24,7 @@ ON_FAILURE = ("stop", "continue")
 PolicyConfig = Mapping[str, Any]
 
 
-class ParameterSchema(msgspec.Struct, frozen=True, kw_only=True):
+class ParameterSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A parameter of ``run_step``."""
 
     name: str
@@ -33,7 +33,7 @@ class ParameterSchema(msgspec.Struct, frozen=True, kw_only=True):
     variadic: bool = False  #: whether it is the ``*parameter``
 
 
-class StepSchema(msgspec.Struct, frozen=True, kw_only=True):
+class StepSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A step, without its code."""
 
     name: str
