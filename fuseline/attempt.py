@@ -68,7 +68,7 @@ def _build(payload: Payload, map_file: MapFile) -> SharedDict:
     shared.payload = payload
     for name, value in payload.arguments.items():
         if isinstance(value, tuple):
-            shared[name] = tuple(decode(each, map_file) for each in value)
+            shared[name] = tuple([decode(each, map_file) for each in value]) if value else ()
         else:
             shared[name] = decode(value, map_file)
     return shared
@@ -243,6 +243,10 @@ class _CallPlan:
         self._parameters = signature_of(step)
         by_name = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
         self._takes_names = all(parameter.kind in by_name for parameter in self._parameters)
+        #: The name of a ``*parameter`` that is the only one.
+        self._takes_all: str | None = None
+        if len(self._parameters) == 1 and self._parameters[0].kind is Parameter.VAR_POSITIONAL:
+            self._takes_all = self._parameters[0].name
         self._is_async = inspect.iscoroutinefunction(step.run_step)
         execute = "execute_async" if self._is_async else "execute"
         self._wrappers = [getattr(policy, execute) for policy in reversed(policies) if overrides(policy, execute)]
@@ -263,10 +267,12 @@ class _CallPlan:
             call = partial(execute, step, call)
         return _run_coroutine(call()) if self._is_async else call()
 
-    def _arguments(self, shared: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self, shared: Mapping[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """Return positional and keyword arguments for ``run_step``; what it does not take is left out."""
         if not shared:
             return [], {}  # the call itself raises the TypeError that says what is missing
+        if self._takes_all is not None:
+            return shared.get(self._takes_all, ()), {}
         if self._takes_names:
             return [], {each.name: shared[each.name] for each in self._parameters if each.name in shared}
         args: list[Any] = []

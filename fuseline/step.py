@@ -46,9 +46,9 @@ class Step:
     writable_arguments: bool = False
 
     name: str
+    state: State
+    error: BaseException | None
     # Not made for each step: large workflows have many, and each child has all of them.
-    state: State = State.PENDING
-    error: BaseException | None = None
     _name_given: bool = False
     _policies: tuple[StepPolicy, ...] = ()
     _predecessors: Mapping[Step, None] = MappingProxyType({})
@@ -61,6 +61,8 @@ class Step:
             cls.__eq__, cls.__hash__ = object.__eq__, object.__hash__  # type: ignore[method-assign]
         step = super().__new__(cls)
         step.name = cls.__name__
+        step.state = State.PENDING
+        step.error = None
         return step
 
     def __init__(self, *, name: str | None = None, policies: Iterable[StepPolicy] = ()) -> None:

@@ -78,6 +78,7 @@ class Workflow:
             self.name = check_name("workflow", "+".join(self._names[step] for step in self.outputs)[:100])
         self._workflow_id = self.name  # exact once a schema was made
         self._schema: WorkflowSchema | None = None  #: the one that was made last
+        self._of_schema: tuple[Any, ...] = ()  #: what that was made of
         self._host = StepHost()
         self._policies: list[Policy] = []
         for policy in policies:
@@ -195,15 +196,15 @@ class Workflow:
                 configs[id(policy)] = policy_config(policy)
             return configs[id(policy)]
 
-        without_depends: dict[int, tuple[ParameterSchema, ...]] = {}
+        without_depends: dict[int, tuple[Any, tuple[ParameterSchema, ...]]] = {}  #: with the signature of this id
 
         def parameters(step: Step) -> tuple[ParameterSchema, ...]:
             signature = signature_of(step)
-            known = without_depends.get(id(signature))
-            if known is None:
-                known = step_parameters(step, self._names.__getitem__)
-                if not any(parameter.depends_on for parameter in known):
-                    without_depends[id(signature)] = known
+            if id(signature) in without_depends:
+                return without_depends[id(signature)][1]
+            known = step_parameters(step, self._names.__getitem__)
+            if not any(parameter.depends_on for parameter in known):
+                without_depends[id(signature)] = (signature, known)
             return known
 
         steps = tuple(
@@ -218,11 +219,11 @@ class Workflow:
         )
         outputs = tuple(self._names[step] for step in self.outputs)
         policies = tuple(map(config, self.observers))
-        last = self._schema
-        if last is not None and (steps, outputs, policies, self.on_failure, self.name, self.version) == (
-            (last.steps, last.outputs, last.policies, last.on_failure, last.name, last.version)
-        ):
-            return last  # whose fingerprint is likely to be known by now
+        # Policies as text, because 1 == True.
+        state = (steps, outputs, policies, self.on_failure, self.name, self.version, repr(list(configs.values())))
+        if self._schema is not None and state == self._of_schema:
+            return self._schema  # whose fingerprint is likely to be known by now
+        self._of_schema = state
         self._workflow_id = self._identity(lambda: fingerprint(steps, outputs, self.on_failure, policies))
         self._schema = WorkflowSchema(
             workflow_id=self._workflow_id,

@@ -10,7 +10,7 @@ from typing import Any
 
 from fuseline.executors.pump import Pump
 from fuseline.logs import Logged, one_line
-from fuseline.processes.output import Output
+from fuseline.processes.output import LONG, Output
 
 __all__ = ["Listener"]
 
@@ -92,13 +92,13 @@ class Listener:
         """Take note that the end of the attempt whose report comes next was marked in these streams."""
         self._marked = marked
 
-    def finish(self, token: int) -> str:
-        """Return what an attempt has printed whose report has come."""
+    def finish(self, token: int, seconds: float) -> str:
+        """Return what an attempt of so many seconds has printed, whose report has come."""
         if not (self._marked or self.output.has_more):
             return ""
         marked, self._marked = self._marked, ()
         self._to_read = 0  # it may be read now
-        return self.output.finish(token, marked)
+        return self.output.finish(token, marked, is_long=seconds >= LONG)
 
     def hear_out(self) -> None:
         """Hear the last words of a child that has exited."""

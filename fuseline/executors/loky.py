@@ -109,8 +109,7 @@ class LokyExecutor(Executor):
         self._pace = Pace()
         self._had_idle = False  #: whether the last ``poll`` has left a slot idle, that nothing was submitted for since
         self._reports: list[AttemptReport] = []  #: those that ``poll`` has not returned yet
-        self._seen = 0  #: how many of them it has looked at
-        self._has_others = False  #: whether one of those is none of ``RETURNED``
+        self._seen = 0  #: how many of them it has looked at; all of these have ``RETURNED``
 
     def start(self, workflows: Mapping[str, Hosted]) -> None:
         if self._desk is not None:
@@ -136,7 +135,7 @@ class LokyExecutor(Executor):
         self._slots = [Slot(self._desk) for _ in range(self.processes)]
         self._pace = Pace()
         self._reports.clear()
-        self._seen, self._has_others = 0, False
+        self._seen = 0
 
     @property
     def _open_desk(self) -> Desk:
@@ -150,7 +149,7 @@ class LokyExecutor(Executor):
     def free_slots(self) -> int:
         depth = self._pace.depth
         room = sum(1 if slot.is_changing else slot.room(depth) for slot in self._slots)
-        return max(0, room - len(self._open_desk.waiting))
+        return max(0, room - len(self._open_desk.waiting) - len(self._reports))
 
     def deadline(self) -> float | None:
         if self._reports or (self._had_idle and self._longest_queue() is not None):
@@ -189,10 +188,11 @@ class LokyExecutor(Executor):
             for _ in range(min(room, max(1, len(waiting) // (2 * len(shortest) + 2)))):
                 slot.put(waiting.popleft())
                 room -= 1
+                is_chain = bool(waiting) and waiting[0].follows is not None
                 while waiting and waiting[0].follows is not None:
                     slot.put(waiting.popleft())
                     room -= 1
-                if room <= 0 or not waiting:
+                if is_chain or room <= 0 or not waiting:
                     break
             if room > 0:
                 heapq.heappush(shortest, (slot.rank, number, room))
@@ -308,21 +308,26 @@ class LokyExecutor(Executor):
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def poll(self) -> list[AttemptReport]:
-        if self._desk is not None:
-            if self._had_idle:
-                self._share()
-            self._hear()
-            fresh = self._reports[self._seen :]
-            self._pace.note(fresh)
-            self._has_others |= any(report.outcome is not Outcome.RETURNED for report in fresh)
-            if not self._has_others:
-                self._hand_out()  # else what waits may not be wanted any more, once the failure is known
-            self._had_idle = any(slot.is_idle for slot in self._slots)
-        count = len(self._reports) if self._desk is None else _AT_ONCE
+        if self._desk is None:
+            return self._take(None)
+        if self._had_idle:
+            self._share()
+        self._hear()
+        known = len(self._reports)
+        fresh = self._reports[self._seen :]
+        self._pace.note(fresh)
+        all_well = all(report.outcome is Outcome.RETURNED for report in fresh)
+        if all_well:
+            self._hand_out()  # else what waits may not be wanted any more, once the failure is known: at once
+        self._had_idle = any(slot.is_idle for slot in self._slots)
+        reports = self._take(_AT_ONCE if all_well else None)
+        self._seen = max(0, known - len(reports))
+        return reports
+
+    def _take(self, count: int | None) -> list[AttemptReport]:
+        """Take the first reports, or all, of those that were not returned yet."""
         reports = self._reports[:count]
         del self._reports[:count]
-        self._seen = len(self._reports)
-        self._has_others &= self._seen > 0
         return reports
 
     def _hear(self) -> None:

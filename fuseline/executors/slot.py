@@ -329,7 +329,7 @@ class Slot:
         if self._look_again is not None:
             self._look_again = time.monotonic() + 1.5 * LATER if self.queue else None
         if is_garbled:
-            # A step wrote into the pipe. The child cannot be talked to any more.
+            # A step wrote over what it has to say. The child cannot be talked to any more.
             self._end(Outcome.LOST)
             self._unregister([child.fileno()])
             return
@@ -381,8 +381,9 @@ class Slot:
         self._last_step = first
         self._served += 1
         self._followed = report.token if may_be_followed(report) else None
-        self._look_again = math.inf if may_be_heard_later(report, duration_of(report)) else None
-        if (output := self._listener.finish(report.token)) or report.error is not None:
+        seconds = duration_of(report)
+        self._look_again = math.inf if may_be_heard_later(report, seconds) else None
+        if (output := self._listener.finish(report.token, seconds)) or report.error is not None:
             self._desk.reports.append(explained(report, first, self.child.pid, output))
         else:
             self._desk.reports.append(report)
@@ -616,7 +617,7 @@ class Slot:
             self._report_end(first, verdict or Outcome.LOST, error, started, child.pid, self._listener.last_words)
             self.wants_child = self._close_by is None
         while token in [assignment.token for assignment in left]:
-            # A step wrote into the pipe, and what came after it went unheard: not the doing of these.
+            # A step wrote over what its child has to say, and what came after it went unheard: not the doing of these.
             innocent = left.pop(0)
             self._report_end(innocent, Outcome.KILLED, killed(innocent), started)
         self._desk.waiting.extendleft(reversed(left))

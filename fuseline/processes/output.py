@@ -3,7 +3,8 @@
 The standard output and error of a child are two pipes to its program, so that whatever writes there is heard, C code
 and what the child has started included, and so that a child which prints more than its program can show has to wait.
 After an attempt the child writes a mark into the pipes, and then its report into its outbox: so when the report is
-there, all that belongs to the attempt is there, too. Where all was read before the attempt has ended, there is no mark.
+there, all that belongs to the attempt is there, too. There is no mark if all was read before the attempt has ended, nor
+after a short attempt that has printed nothing by means of Python.
 So the program asks how much there is, looks for reports, and reads no more than that: what was printed after a report
 that it has not seen stays in the pipe.
 
@@ -26,10 +27,12 @@ from typing import Any
 
 from fuseline.processes.inherited import InheritedFd
 
-__all__ = ["KEPT", "Output", "OutputMarks"]
+__all__ = ["KEPT", "LONG", "Output", "OutputMarks"]
 
 #: Bytes of an attempt's output that are kept, of each stream.
 KEPT = 32 * 1024
+#: Seconds; a longer attempt may have printed by C code or in another process, for all we know.
+LONG = 0.0002
 #: Bytes that are read at once: a child that prints without end must not keep its program from the others.
 _CHUNK = 64 * 1024
 _SECRET = 16  #: bytes, so that nobody prints a mark by chance
@@ -106,14 +109,21 @@ class Output:
         while sum(len(piece) for _, piece in self._notes) > KEPT and len(self._notes) > 1:
             self._notes.popleft()
 
-    def finish(self, token: int, marked: Collection[int]) -> str:
+    def finish(self, token: int, marked: Collection[int], *, is_long: bool) -> str:
         """Return what an attempt has printed, as UTF-8 or the like. Nothing after its report must have been read yet.
 
         Args:
-            marked: the streams with a mark at its end; of others, all that was read is of the attempt.
+            marked: the streams with a mark at its end.
+            is_long: whether it took ``LONG`` seconds. If so, what was read of other streams is all of it; if not, that
+                is of attempts after it, or by means that a short attempt is not known to use.
         """
-        streams = enumerate(self._streams)
-        return self._joined([each.finish(token) if i in marked else each.take() for i, each in streams])
+        pieces: list[list[Piece]] = []
+        for number, stream in enumerate(self._streams):
+            if number in marked:
+                pieces.append(stream.finish(token))
+            elif is_long:
+                pieces.append(stream.take())
+        return self._joined(pieces)
 
     def rest(self) -> str:
         """Return what was printed since the last mark, of a child that has ended."""
@@ -143,7 +153,7 @@ def _has_ended(fd: int) -> bool:
     """Return whether a pipe is empty, and nobody writes into it any more."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return poll.poll(0) == [(fd, select.POLLHUP)]
+    return any(events & select.POLLHUP for _, events in poll.poll(0)) and not _unread(fd)
 
 
 def _two_pipes() -> tuple[tuple[int, int], tuple[int, int]]:

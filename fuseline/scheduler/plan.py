@@ -126,7 +126,7 @@ class Plan:
             if len(step.parameters) == 1 and step.parameters[0].variadic and step.parameters[0].depends_on is None:
                 # Most large workflows are of such steps: what takes all takes them as they are.
                 before = self.predecessors[i]
-                arguments.append(Arguments((), (), (step.parameters[0].name, before)) if before else NO_ARGUMENTS)
+                arguments.append(Arguments((), (), (step.parameters[0].name, before)))
                 sources.append(before)
                 for j in before:
                     uses[j] += 1

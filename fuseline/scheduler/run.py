@@ -228,14 +228,14 @@ class Run:
         )
 
     def _values(self, source: Arguments) -> dict[str, Value | tuple[Value, ...]]:
-        arguments: dict[str, Value | tuple[Value, ...]] = {
-            parameter: self.inputs[name] for parameter, name in source.from_inputs
-        }
+        arguments: dict[str, Value | tuple[Value, ...]] = {}
+        for parameter, name in source.from_inputs:
+            arguments[parameter] = self.inputs[name]
         for parameter, other in source.from_steps:
             arguments[parameter] = self.results.get(other, COMING)
         if source.variadic is not None:
             parameter, others = source.variadic
-            arguments[parameter] = tuple([self.results.get(other, COMING) for other in others])
+            arguments[parameter] = tuple([self.results.get(other, COMING) for other in others]) if others else ()
         return arguments
 
     # -- ends of steps ------------------------------------------------------------------------------------------------

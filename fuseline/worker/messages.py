@@ -125,8 +125,8 @@ def duration_of(report: AttemptReport) -> float:
 def may_be_heard_later(report: AttemptReport, seconds: float) -> bool:
     """Return whether a report, of an attempt of so many seconds, is one of many that need not be announced one by one.
 
-    If it and the report before it are, a child lets its program find it in its own time: the program looks again
-    ``LATER`` seconds after it has heard such a report, and until then nobody waits long for it.
+    If it and the report before it are, a child lets its program find it in its own time: the program looks again soon
+    after it has heard such a report, and until then nobody waits long for it.
     """
     return seconds < _QUICK and report.outcome is Outcome.RETURNED
 

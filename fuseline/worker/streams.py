@@ -9,15 +9,12 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from fuseline.processes.output import OutputMarks
+from fuseline.processes.output import LONG, OutputMarks
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 __all__ = ["Streams"]
-
-#: Seconds; a longer attempt may have printed by C code or in another process, for all we know.
-_LONG = 0.0002
 
 
 class Streams:
@@ -47,7 +44,7 @@ class Streams:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # closed or replaced by the step: its own affair
                 pass
-        is_long = seconds >= _LONG
+        is_long = seconds >= LONG
         if not (is_long or self._writers[0].was_used or self._writers[1].was_used):
             return []
         used = [i for i, each in enumerate(self._writers) if each.was_used or (is_long and self._marks.has_unread(i))]

@@ -14,6 +14,7 @@ from fuseline.errors import (
     UnknownExecutorError,
     WorkflowError,
 )
+from fuseline.policies import RetryPolicy, StepPolicy, StepTimeoutPolicy
 from fuseline.states import State
 
 
@@ -25,6 +26,22 @@ class Load(Step):
 class Join(Step):
     def run_step(self, *parts):
         return parts
+
+
+class Limit(StepPolicy):
+    def __init__(self, limit):
+        self.limit = limit
+
+    def to_config(self):
+        return {"limit": self.limit}
+
+
+class SmallDict(dict):
+    """Holds one thing at a time."""
+
+    def __setitem__(self, key, value):
+        self.clear()
+        super().__setitem__(key, value)
 
 
 def named(names: str) -> list[Load]:
@@ -198,6 +215,35 @@ def test_an_unknown_on_failure_is_refused_and_the_known_ones_are_named(value):
 def test_on_failure_reaches_the_schema():
     assert Workflow(Load()).to_schema().on_failure == "stop"
     assert Workflow(Load(), on_failure="continue").to_schema().on_failure == "continue"
+
+
+def test_a_schema_is_made_once_while_nothing_changes():
+    step = Load(policies=[RetryPolicy(1)])
+    workflow = Workflow(step, name="once")
+    first = workflow.to_schema()
+    assert workflow.to_schema() is first
+    step.add_policy(StepTimeoutPolicy(1))
+    second = workflow.to_schema()
+    assert len(second.steps[0].policies) == 2
+    assert second.fingerprint != first.fingerprint
+    workflow.version = "2"
+    assert workflow.to_schema().workflow_id == "once@2"
+
+
+def test_a_policy_that_has_changed_makes_another_schema_though_it_compares_equal():
+    policy = Limit(1)
+    workflow = Workflow(Load(policies=[policy]), name="limited")
+    before = workflow.to_schema()
+    policy.limit = True
+    anew = Workflow(Load(policies=[Limit(True)]), name="limited").to_schema()
+    assert workflow.to_schema().fingerprint == anew.fingerprint != before.fingerprint
+
+
+def test_steps_of_very_many_classes_keep_their_own_parameters(monkeypatch):
+    monkeypatch.setattr("fuseline.step._signatures", SmallDict())
+    steps = [type(f"Takes{i}", (Step,), {"run_step": eval(f"lambda self, p{i}=0: {i}")})() for i in range(50)]
+    schema = Workflow(steps).to_schema()
+    assert [[each.name for each in step.parameters] for step in schema.steps] == [[f"p{i}"] for i in range(50)]
 
 
 def test_an_unknown_executor_is_refused_when_the_workflow_is_built():

@@ -37,6 +37,12 @@ class Say(Step):
         return text
 
 
+class SayTwice(Step):
+    def run_step(self, text: str) -> None:
+        print(text)
+        print(text, file=sys.stderr)
+
+
 class SayNothing(Step):
     def run_step(self) -> None:
         pass

@@ -60,6 +60,15 @@ def test_each_gets_the_result_of_the_one_before_it_in_the_same_child() -> None:
         assert times == sorted(times)
 
 
+def test_each_of_several_chains_goes_to_another_child() -> None:
+    step = Grow()
+    with Bench(LokyExecutor(2), step) as bench:
+        bench.run_all(step, [{"value": []}] * 20)  # so that it sees that steps are short
+        bench.executor.submit([*growing(bench, step, 60), *growing(bench, step, 60)])
+        assert [len(slot.queue) for slot in bench.executor._slots] == [60, 60]
+        bench.collect(120)
+
+
 def test_results_come_in_among_others_too() -> None:
     step = Where()
     with Bench(LokyExecutor(1), step) as bench:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import time
 from collections import Counter
@@ -124,6 +125,53 @@ def test_close_hands_back_what_waits(tmp_path: Path) -> None:
     assert reports[first].outcome is Outcome.KILLED
     assert (reports[behind].outcome, reports[behind].started) == (Outcome.LOST, None)
     assert begun(log)["behind"] == 0
+
+
+def test_a_last_poll_after_close_returns_all_however_many(tmp_path: Path) -> None:
+    log, hold = Log(tmp_path / "log"), Hold()
+    with Gate() as gate:
+        with Bench(LokyExecutor(1), log, hold) as bench:
+            warm_up(bench, log)
+            bench.submit(hold, gate=gate)
+            bench.executor.submit([bench.assign(log, name="behind") for _ in range(100)])
+            gate.wait_entered()
+        assert len(bench.executor.poll()) == 101
+
+
+# -- many reports at once ---------------------------------------------------------------------------------------------
+
+
+def hear(bench: Bench, count: int) -> None:
+    """Let the executor hear of so many ends, of which it returns none yet."""
+    executor = bench.executor
+    assert isinstance(executor, LokyExecutor)
+    while len(executor._reports) < count:
+        select.select([executor.fileno()], [], [], 0.01)
+        executor._hear()
+
+
+def test_a_poll_returns_some_of_many_reports_and_what_is_left_takes_room() -> None:
+    quick = Echo()
+    with Bench(LokyExecutor(1), quick) as bench:
+        warm_up(bench, quick)
+        room = bench.executor.free_slots()
+        bench.executor.submit([bench.assign(quick) for _ in range(100)])
+        hear(bench, 100)
+        assert bench.executor.free_slots() == room - 100
+        first, second = bench.executor.poll(), bench.executor.poll()
+        assert 0 < len(first) < 100
+        assert len(first) + len(second) == 100
+        assert bench.executor.free_slots() == room
+
+
+def test_a_failure_is_returned_at_once_whatever_came_before_it(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log")
+    with Bench(LokyExecutor(1), log) as bench:
+        warm_up(bench, log)
+        deeds = ["return"] * 99 + ["raise"]
+        bench.executor.submit([bench.assign(log, name="one", deed=deed) for deed in deeds])
+        hear(bench, 100)
+        assert [report.outcome for report in bench.executor.poll()] == [Outcome.RETURNED] * 99 + [Outcome.RAISED]
 
 
 def test_time_in_the_queue_does_not_count() -> None:

@@ -45,6 +45,7 @@ from .printing_steps import (
     PrintAndWait,
     Say,
     SayNothing,
+    SayTwice,
     WriteToTheDescriptor,
 )
 
@@ -254,7 +255,7 @@ def test_a_mark_in_pieces_is_still_a_mark() -> None:
         os.write(marks.fds[0], text)
         output.read(0, output.unread(0))
     marks.close()
-    assert output.finish(7, [0]) == "one"
+    assert output.finish(7, [0], is_long=True) == "one"
     assert output.rest() == f"two{output._secret[:3].decode('utf-8', 'replace')}no mark"
     assert b"".join(text for _, text in shown) == b"onetwo" + output._secret[:3] + b"no mark"
     output.close()
@@ -409,6 +410,19 @@ def test_a_program_that_reads_late_knows_what_belongs_to_which_attempt(monkeypat
     with Bench(LokyExecutor(1), step) as bench:
         reports = bench.run_all(step, [{"text": f"{i}\n"} for i in range(50)])
     assert [report.output for report in reports] == [f"{i}\n" for i in range(50)]
+
+
+def test_what_is_printed_after_an_attempt_that_prints_nothing_is_not_taken_for_its_own() -> None:
+    loud, silent, twice = Say(), SayNothing(), SayTwice()
+    with Bench(LokyExecutor(1), loud, silent, twice) as bench:
+        bench.run_all(silent, [{}] * 20)  # so that many go to the child together
+        for number in range(50):
+            last = bench.assign(twice, text=str(number)) if number % 2 else bench.assign(loud, text="last")
+            three = [bench.assign(loud, text="first"), bench.assign(silent), last]
+            bench.executor.submit(three)
+            reports = bench.collect(3)
+            said = [sorted(reports[each.token].output.split()) for each in three]
+            assert said == [["first"], [], [str(number)] * 2 if number % 2 else ["last"]]
 
 
 def test_a_signal_handler_that_logs_does_not_block_the_child(caplog: pytest.LogCaptureFixture) -> None:

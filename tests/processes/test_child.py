@@ -299,7 +299,7 @@ def test_a_step_that_has_closed_its_output_is_not_marked_in_it() -> None:
     output.theirs.close()
     output.theirs.put(0, 7)
     assert not output.theirs.has_unread(0)
-    assert output.finish(7, [0]) == ""
+    assert output.finish(7, [0], is_long=True) == ""
     output.close()
 
 
