@@ -16,6 +16,11 @@ from benchmarks.speed.works import Kind, Work
 
 __all__ = ["MEASURES"]
 
+#: A pool may start its second process while the first one does all of the work.
+_WARM_UPS = 3
+#: Seconds after each of them, in which a process starts.
+_PAUSE = 0.3
+
 
 def time_of_work(library: Library, kind: Kind, size: int) -> float:
     """Return the seconds that a work takes, in a pool that has done another one before."""
@@ -32,7 +37,9 @@ def _times(library: Library, kind: Kind, size: int, count: int) -> list[float]:
     warm_up = dataclasses.replace(kind.make(kind.warm_size), name="warm-up")
     times = []
     with library.driver([warm_up, work]) as run:
-        _check(warm_up, run(warm_up))
+        for _ in range(_WARM_UPS):
+            _check(warm_up, run(warm_up))
+            time.sleep(_PAUSE)
         for _ in range(count):
             start = time.perf_counter()
             results = run(work)

@@ -43,7 +43,7 @@ def draw(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind], 
         drawn = bars.bar(places, heights, width, label=title.replace("`", ""), color=color)
         bars.bar_label(drawn, fmt="%.0f", fontsize=6, rotation=90, padding=2)
     bars.set_yscale("log")
-    bars.set_xticks(range(len(works)), [kind.name for kind in works])
+    bars.set_xticks(range(len(works)), [kind.name for kind in works], fontsize=8)
     bars.set_ylabel("µs per step (log)")
     bars.set_title("What a step costs, less is better")
     bars.margins(y=0.12)
