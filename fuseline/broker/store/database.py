@@ -220,11 +220,13 @@ class Database:
             self._connection.executemany(sql, rows)
 
     def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]], *, replace: bool = False) -> None:
-        """Insert rows.
+        """Insert rows, if there are any.
 
         Args:
             replace: whether there may be some of the same keys, whose place they take.
         """
+        if not rows:
+            return
         marks = ", ".join("?" * len(rows[0]))
         verb = "REPLACE" if replace else "INSERT"
         self.run_many(f"{verb} INTO {table} ({columns}) VALUES ({marks})", rows)

@@ -7,14 +7,14 @@ moved.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from fuseline.broker.store.changes import Moment
 from fuseline.records import RunRecord, StepRecord
-from fuseline.scheduler.archive import record_step
 from fuseline.scheduler.plan import timeout_cause, workflow_timeout
 from fuseline.scheduler.run import Run
 from fuseline.schema import WorkflowSchema
@@ -22,25 +22,27 @@ from fuseline.states import State
 from fuseline.values import ErrorInfo, Value
 
 __all__ = [
-    "MOVE_COLUMNS",
     "OUTPUT_COLUMNS",
     "RUN_COLUMNS",
     "STEP_COLUMNS",
     "Claims",
     "changed_run_row",
     "end_cause",
+    "move_tables",
     "packed_inputs",
     "place_of",
     "places_of",
     "run_record",
     "run_row",
-    "step_row",
+    "step_tables",
 ]
 
 RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, started_by, inputs, created, started, finished"
-STEP_COLUMNS = "place, state, attempts, restarts, failures, result, error, cause, started, finished, due, unwanted"
+_ENDED_COLUMNS = "place, state, attempts, restarts, result, cause, started, finished, unwanted"
+STEP_COLUMNS = f"{_ENDED_COLUMNS}, failures, error, due"
 OUTPUT_COLUMNS = "run, step, attempt, text"
-MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at, token, worker_id"
+_MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at"
+_CLAIM_COLUMNS = f"{_MOVE_COLUMNS}, token, worker_id"
 #: A step's row is found by one number: that of its run, shifted, and its own.
 _SHIFT = 24
 #: In the column ``cancelled``, besides 0 and 1: the run has had its time.
@@ -103,23 +105,50 @@ def packed_inputs(run: Run) -> bytes:
     return _pack({name: Value(file=os.path.basename(value.file)) if value.file else value for name, value in inputs})
 
 
-def step_row(run: Run, step: int, result: Value | None, epoch: float) -> tuple[Any, ...]:
-    """Return the row of a step."""
-    record = record_step(run, step, epoch)
-    return (
-        place_of(run, step),
-        record.state,
-        record.attempts,
-        record.restarts,
-        _pack(record.failures) if record.failures else None,
-        None if result is None else os.path.basename(result.file) if result.file else result.data,
-        None if record.error is None else _pack(record.error),
-        record.cause,
-        record.started,
-        record.finished,
-        record.due,
-        record.unwanted,
-    )
+# Most rows are of steps that have succeeded, and of their moves. ``sqlite3`` looks for an adapter for each value that is
+# not exactly an int, a float or a str, a None or a State, say, which takes longer than to write it. So there are none
+# where it matters: a column that would be NULL is left out.
+
+
+def step_tables(
+    steps: Mapping[tuple[Run, int], Value | None], epoch: float
+) -> Mapping[str, Sequence[tuple[Any, ...]]]:
+    """Return the rows of steps, ``{(run, step): its result}``, by their columns."""
+    ended: list[tuple[Any, ...]] = []
+    others: list[tuple[Any, ...]] = []
+    for (run, step), result in steps.items():
+        started, finished = run.step_started.get(step), run.step_finished.get(step)
+        failures, error, due = run.failures.get(step), run.errors.get(step), run.due.get(step)
+        row = (
+            place_of(run, step),
+            str(run.states[step]),
+            run.attempts[step],
+            run.restarts.get(step, 0),
+            None if result is None else os.path.basename(result.file) if result.file else result.data,
+            run.causes.get(step, ""),
+            None if started is None else started + epoch,
+            None if finished is None else finished + epoch,
+            1 if step in run.unwanted else 0,
+        )
+        if failures or error is not None or due is not None:
+            rest = (_pack(failures) if failures else None, None if error is None else _pack(error), _shifted(due, epoch))
+            others.append(row + rest)
+        else:
+            ended.append(row)
+    return {_ENDED_COLUMNS: ended, STEP_COLUMNS: others}
+
+
+def move_tables(moves: Sequence[Moment], first: int, epoch: float) -> Mapping[str, Sequence[tuple[Any, ...]]]:
+    """Return the rows of moves by their columns. The number of the first in the order of all is ``first``."""
+    plain: list[tuple[Any, ...]] = []
+    claims: list[tuple[Any, ...]] = []
+    for seq, (run, step_name, state, attempt, cause, at, token, worker_id) in enumerate(moves, first):
+        row = (run.number, seq, step_name, str(state), attempt, cause, at + epoch)
+        if token is None:
+            plain.append(row)
+        else:
+            claims.append((*row, token, worker_id))
+    return {_MOVE_COLUMNS: plain, _CLAIM_COLUMNS: claims}
 
 
 def _shifted(moment: float | None, by: float) -> float | None:
@@ -183,7 +212,7 @@ def run_record(
 
 
 def _step_record(row: Sequence[Any], folder: Path) -> StepRecord:
-    _, state, attempts, restarts, failures, result, error, cause, started, finished, due, unwanted = row
+    _, state, attempts, restarts, result, cause, started, finished, unwanted, failures, error, due = row
     value = None
     if result is not None:
         value = _located(Value(file=result), folder) if isinstance(result, str) else Value(result)

@@ -15,19 +15,19 @@ from fuseline.broker.store.changes import Changes
 from fuseline.broker.store.database import Database
 from fuseline.broker.store.file import Durability, Ownership, check_file, check_owner
 from fuseline.broker.store.rows import (
-    MOVE_COLUMNS,
     OUTPUT_COLUMNS,
     RUN_COLUMNS,
     STEP_COLUMNS,
     Claims,
     changed_run_row,
     end_cause,
+    move_tables,
     packed_inputs,
     place_of,
     places_of,
     run_record,
     run_row,
-    step_row,
+    step_tables,
 )
 from fuseline.errors import StoreError
 from fuseline.messages import ReportAnswer, ReportStatus, StepReport
@@ -155,19 +155,16 @@ class Store:
         for run in changes.revived:
             self._revive(run)
         if changes.steps:
-            rows = [step_row(run, step, result, epoch) for (run, step), result in changes.steps.items()]
-            self._db.insert("steps", STEP_COLUMNS, rows, replace=True)
+            for columns, rows in step_tables(changes.steps, epoch).items():
+                self._db.insert("steps", columns, rows, replace=True)
             self._add_files((run, value) for (run, _), value in changes.steps.items() if value is not None)
         for run in changes.runs:
             if run.state is State.SUCCEEDED:
                 unused += self._drop_results(run)
         if changes.moves:
-            rows = [
-                (move.run.number, seq, *move[1:5], epoch + move.at, *move[6:])
-                for seq, move in enumerate(changes.moves, self._seq)
-            ]
-            self._seq += len(rows)
-            self._db.insert("moves", MOVE_COLUMNS, rows)
+            for columns, rows in move_tables(changes.moves, self._seq, epoch).items():
+                self._db.insert("moves", columns, rows)
+            self._seq += len(changes.moves)
         if changes.outputs:
             texts = [(run.number, *rest) for run, *rest in changes.outputs]
             self._db.insert("outputs", OUTPUT_COLUMNS, texts, replace=True)
@@ -383,21 +380,29 @@ class Store:
         )
         if claim is None:
             return None
-        sql = "SELECT state, at FROM moves WHERE run = ? AND seq > ? AND step = ? ORDER BY seq LIMIT 1"
+        sql = "SELECT state, at, seq FROM moves WHERE run = ? AND seq > ? AND step = ? ORDER BY seq LIMIT 1"
         end = self._db.one(sql, (*claim, report.step_name))
         if end is None:
             return None
-        # A run that ends does so in the same moment as the step that ended it.
-        run_end = self._db.one(
+        run_state = self._end_with(claim[0], *end[1:])
+        return ReportAnswer(status=ReportStatus.ACCEPTED, step_state=State(end[0]), run_state=run_state)
+
+    def _end_with(self, number: int, at: float, seq: int) -> State | None:
+        """Return how a run ended by this move of a step, which somebody had until then; None if it did not.
+
+        It ended in the same moment, and no other step that somebody had has ended in that moment after this one.
+        """
+        ends = self._db.one(
             "SELECT state FROM runs WHERE number = ? AND finished = ? "
             "UNION ALL SELECT state FROM moves WHERE run = ? AND step IS NULL AND at = ?",
-            (claim[0], end[1]) * 2,
+            (number, at) * 2,
         )
-        return ReportAnswer(
-            status=ReportStatus.ACCEPTED,
-            step_state=State(end[0]),
-            run_state=None if run_end is None else State(run_end[0]),
+        other = ends and self._db.one(
+            "SELECT 1 FROM moves AS ends WHERE run = ? AND at = ? AND seq > ? AND (SELECT token FROM moves "
+            "WHERE run = ends.run AND step = ends.step AND seq < ends.seq ORDER BY seq DESC LIMIT 1) IS NOT NULL",
+            (number, at, seq),
         )
+        return State(ends[0]) if ends and not other else None
 
     def _load(self, which: str, values: Sequence[Any]) -> Iterator[tuple[WorkflowSchema, RunRecord]]:
         for row in self._db.all(f"SELECT {RUN_COLUMNS} FROM runs {which}", values):
