@@ -146,7 +146,7 @@ class Finished(msgspec.Struct, frozen=True):
     tell: str | None = None
 
 
-class Moved(msgspec.Struct, frozen=True):
+class Moved(msgspec.Struct, frozen=True, gc=False):
     """A step or, where ``step_name`` is None, a run went to another state. Only told while somebody watches."""
 
     instance_id: str

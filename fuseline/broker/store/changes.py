@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from fuseline.scheduler.run import Run
 from fuseline.states import State
@@ -11,7 +11,7 @@ from fuseline.values import Value
 __all__ = ["Changes", "Moment"]
 
 
-class Moment(NamedTuple):
+class Moment(msgspec.Struct, frozen=True, gc=False):
     """A move as it is written."""
 
     run: Run

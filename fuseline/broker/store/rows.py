@@ -142,12 +142,12 @@ def move_tables(moves: Sequence[Moment], first: int, epoch: float) -> Mapping[st
     """Return the rows of moves by their columns. The number of the first in the order of all is ``first``."""
     plain: list[tuple[Any, ...]] = []
     claims: list[tuple[Any, ...]] = []
-    for seq, (run, step_name, state, attempt, cause, at, token, worker_id) in enumerate(moves, first):
-        row = (run.number, seq, step_name, str(state), attempt, cause, at + epoch)
-        if token is None:
+    for seq, move in enumerate(moves, first):
+        row = (move.run.number, seq, move.step_name, str(move.state), move.attempt, move.cause, move.at + epoch)
+        if move.token is None:
             plain.append(row)
         else:
-            claims.append((*row, token, worker_id))
+            claims.append((*row, move.token, move.worker_id))
     return {_MOVE_COLUMNS: plain, _CLAIM_COLUMNS: claims}
 
 
