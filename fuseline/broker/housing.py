@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -455,9 +456,7 @@ class Housing:
         """Return how many runs that this worker can serve have not ended."""
         return self._core.unsettled(worker_id)
 
-    def report(
-        self, worker_id: str, reports: Sequence[StepReport], *, again: bool = False
-    ) -> Sequence[ReportAnswer]:
+    def report(self, worker_id: str, reports: Sequence[StepReport], *, again: bool = False) -> Sequence[ReportAnswer]:
         """Take in how assignments ended.
 
         Args:
@@ -477,15 +476,15 @@ class Housing:
                 self._keep_output(run, report)
         if all(answer.status is ReportStatus.ACCEPTED for answer in answers):
             return answers
-        return [
-            answer if answer.status is ReportStatus.ACCEPTED else self._answer_late(worker_id, run, report, answer, again)
-            for run, report, answer in zip(runs, reports, answers, strict=True)
-        ]
+        completed = partial(self._completed, worker_id, again)
+        return list(map(completed, runs, reports, answers))
 
-    def _answer_late(
-        self, worker_id: str, run: Run | None, report: StepReport, answer: ReportAnswer, again: bool
+    def _completed(
+        self, worker_id: str, again: bool, run: Run | None, report: StepReport, answer: ReportAnswer
     ) -> ReportAnswer:
-        """Return what to say to a report that has changed nothing. The core, which had this run, says ``answer``."""
+        """Return what to say to a report; the core, which had ``run``, says ``answer``."""
+        if answer.status is ReportStatus.ACCEPTED:
+            return answer
         if self._store is not None and again:
             self.commit()
             if (before := self._store.outcome(worker_id, report)) is not None:

@@ -105,19 +105,16 @@ def packed_inputs(run: Run) -> bytes:
     return _pack({name: Value(file=os.path.basename(value.file)) if value.file else value for name, value in inputs})
 
 
-# Most rows are of steps that have succeeded, and of their moves. ``sqlite3`` looks for an adapter for each value that is
-# not exactly an int, a float or a str, a None or a State, say, which takes longer than to write it. So there are none
-# where it matters: a column that would be NULL is left out.
+# Most rows are of steps that have succeeded, and of their moves. ``sqlite3`` looks for an adapter for each value that
+# is not exactly an int, a float or a str (None, say, or a State), which takes longer than to write it. So there are
+# few of them here: columns that would be NULL are left out.
 
 
-def step_tables(
-    steps: Mapping[tuple[Run, int], Value | None], epoch: float
-) -> Mapping[str, Sequence[tuple[Any, ...]]]:
+def step_tables(steps: Mapping[tuple[Run, int], Value | None], epoch: float) -> Mapping[str, Sequence[tuple[Any, ...]]]:
     """Return the rows of steps, ``{(run, step): its result}``, by their columns."""
     ended: list[tuple[Any, ...]] = []
     others: list[tuple[Any, ...]] = []
     for (run, step), result in steps.items():
-        started, finished = run.step_started.get(step), run.step_finished.get(step)
         failures, error, due = run.failures.get(step), run.errors.get(step), run.due.get(step)
         row = (
             place_of(run, step),
@@ -126,13 +123,13 @@ def step_tables(
             run.restarts.get(step, 0),
             None if result is None else os.path.basename(result.file) if result.file else result.data,
             run.causes.get(step, ""),
-            None if started is None else started + epoch,
-            None if finished is None else finished + epoch,
+            _shifted(run.step_started.get(step), epoch),
+            _shifted(run.step_finished.get(step), epoch),
             1 if step in run.unwanted else 0,
         )
         if failures or error is not None or due is not None:
-            rest = (_pack(failures) if failures else None, None if error is None else _pack(error), _shifted(due, epoch))
-            others.append(row + rest)
+            packed = (_pack(failures) if failures else None, None if error is None else _pack(error))
+            others.append((*row, *packed, _shifted(due, epoch)))
         else:
             ended.append(row)
     return {_ENDED_COLUMNS: ended, STEP_COLUMNS: others}
