@@ -48,6 +48,7 @@ class Outbox(SharedMemory):
         self._bytes = memoryview(self._memory)
         self._words = self._bytes.cast("I")
         self._at = 0  #: the word where the next message begins
+        self._end = _HALF  #: the word after the half that this process is in
         self._turns = 0  #: how often this process has gone on to the other half
         self._unfinished = bytearray()  #: what has come of a message by now, if it has several pieces
 
@@ -57,11 +58,6 @@ class Outbox(SharedMemory):
         self._words.release()
         self._bytes.release()
         self._memory.close()
-
-    @property
-    def _end(self) -> int:
-        """The word after the half that this process is in."""
-        return _HALF if self._turns % 2 == 0 else 2 * _HALF
 
     def put(self, message: memoryview) -> memoryview:
         """Put a message in, in the child, or as much of it as there is room for; return what is left of it."""
@@ -89,12 +85,17 @@ class Outbox(SharedMemory):
         """Go to the other half, if that is free."""
         if self._words[_DONE] < self._turns:
             return False
-        self._turns += 1
-        begin = self._end - _HALF
+        begin = self._go_on()
         self._words[begin] = 0
         self._words[self._at] = _TURN
         self._at = begin
         return True
+
+    def _go_on(self) -> int:
+        """Take note of being in the other half, and return the word where that begins."""
+        self._turns += 1
+        self._end = 2 * _HALF if self._turns % 2 else _HALF
+        return self._end - _HALF
 
     def take(self, decode: Callable[[memoryview], M], into: list[M]) -> None:
         """Take the messages out, in the program, that have come since the last call.
@@ -106,19 +107,17 @@ class Outbox(SharedMemory):
         Raises:
             ValueError: somebody has written over them; those before are added.
         """
-        words, memory, end = self._words, self._bytes, self._end
+        words, memory = self._words, self._bytes
         while length := words[self._at]:
             at = self._at
             if length == _TURN and at % _HALF:  # there is something in each half
-                self._turns += 1
-                end = self._end
-                self._at = end - _HALF
+                self._at = self._go_on()
                 words[_DONE] = self._turns
                 continue
             size = (length & ~_MORE) - 1
             begin = (at + 1) * _WORD
             after = at + 1 + -(-size // _WORD)
-            if size < 0 or after >= end:
+            if size < 0 or after >= self._end:
                 raise ValueError(f"a piece of {size} bytes at {begin} is none")
             piece = memory[begin : begin + size]
             self._at = after

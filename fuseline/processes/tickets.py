@@ -41,7 +41,11 @@ class Tickets:
 
     def take_back(self, count: int) -> list[int]:
         """Return the tokens of assignments that the child will not begin now, oldest first, ``count`` at most."""
-        return self._read(count)
+        try:
+            tickets = os.read(self._read_fd, _TOKEN.size * count)
+        except BlockingIOError:
+            return []
+        return [token for (token,) in _TOKEN.iter_unpack(tickets)]
 
     def redeem(self, token: int) -> bool:
         """Return, in the child, whether it may begin an assignment; if not, it was taken back.
@@ -49,18 +53,17 @@ class Tickets:
         Assignments are asked for in the order in which they were sent.
         """
         if self._taken is None:
-            self._taken = next(iter(self._read(1)), None)
+            try:
+                ticket = os.read(self._read_fd, _TOKEN.size)
+            except BlockingIOError:
+                return False
+            if not ticket:  # the program is gone
+                return False
+            (self._taken,) = _TOKEN.unpack(ticket)
         if self._taken != token:
             return False
         self._taken = None
         return True
-
-    def _read(self, count: int) -> list[int]:
-        try:
-            tickets = os.read(self._read_fd, _TOKEN.size * count)
-        except BlockingIOError:
-            return []
-        return [token for (token,) in _TOKEN.iter_unpack(tickets)]
 
     def close(self) -> None:
         """Close the pipe."""

@@ -29,6 +29,9 @@ __all__ = ["LONG", "Resources", "Surroundings", "find_lowest_free"]
 #: Signals that can have a handler.
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+#: Without the note that is taken when a step calls them.
+_chdir, _dup2, _umask = os.chdir, os.dup2, os.umask
+_set_handler, _set_mask, _set_timer = _signal.signal, _signal.pthread_sigmask, _signal.setitimer
 #: Seconds in which threads may end that an attempt has told to, without waiting for them.
 _PARTING = 0.1
 #: Seconds of an attempt that may have done more than can be noted: started a process, say, or called much C code.
@@ -45,12 +48,12 @@ class Surroundings:
     def __init__(self, standard: tuple[int, int, int]) -> None:
         self._standard = standard
         self._cwd = _cwd()
-        self._umask = os.umask(0o077)
-        os.umask(self._umask)
+        self._umask = _umask(0o077)
+        _umask(self._umask)
         self._environ = dict(_environ())
         Changes.watch()
         self._handlers = list(map(_signal.getsignal, _SIGNALS))
-        self._mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._mask = _set_mask(signal.SIG_BLOCK, ())
         self._path = sys.path
         self._paths = list(sys.path)
         self._streams: list[Any] = [sys.stdin, sys.stdout, sys.stderr]
@@ -76,17 +79,17 @@ class Surroundings:
 
     def _restore_process(self) -> None:
         for fd, standard in enumerate(self._standard):
-            os.dup2(standard, fd)
+            _dup2(standard, fd)
         if self._cwd is not None and _cwd() != self._cwd:
-            os.chdir(self._cwd)
-        os.umask(self._umask)
+            _chdir(self._cwd)
+        _umask(self._umask)
         if _environ() != self._environ:
             self._restore_environ()
         for timer in _TIMERS:
-            _signal.setitimer(timer, 0)  # before its signal gets its old meaning back, which may be the end
+            _set_timer(timer, 0)  # before its signal gets its old meaning back, which may be the end
         if Changes.seen:
             self._restore_handlers()
-        _signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        _set_mask(signal.SIG_SETMASK, self._mask)
         Changes.seen = False
 
     def _restore_environ(self) -> None:
@@ -98,7 +101,7 @@ class Surroundings:
     def _restore_handlers(self) -> None:
         for number, handler in zip(_SIGNALS, self._handlers, strict=True):
             if handler is not None and _signal.getsignal(number) != handler:
-                _signal.signal(number, handler)
+                _set_handler(number, handler)
 
     def _restore_streams(self) -> None:
         stdin, stdout, stderr = self._streams
