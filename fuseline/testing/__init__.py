@@ -7,8 +7,8 @@ A new backend is tested by one class; ``docs/backends.md`` is about writing one:
     class TestMine(ExecutorContract):
         make_executor = MyExecutor
 
-``contract`` the two suites, made of ``executor_outcomes``, ``executor_life``, ``broker_runs``, ``broker_work``,
-``broker_reports`` ·
+``contract`` the two suites, made of ``executor_outcomes``, ``executor_life``, ``executor_chains``, ``broker_runs``,
+``broker_work``, ``broker_reports`` ·
 ``promise`` how their tests fail · ``watchdog`` how a hang becomes a failure · ``bench`` drives an executor · ``office``
 plays the workers of a broker · ``steps`` good and hostile ones · ``gate`` a barrier that works across processes ·
 ``census`` what a program holds: children, threads, descriptors · ``clock`` a clock that is moved by hand

@@ -10,13 +10,14 @@ from fuseline.testing.bench import Bench, error_of, is_running, result_of
 from fuseline.testing.broker_reports import ReportsContract
 from fuseline.testing.broker_runs import RunsContract
 from fuseline.testing.broker_work import WorkContract
+from fuseline.testing.executor_chains import ChainContract
 from fuseline.testing.executor_life import LifeContract
 from fuseline.testing.executor_outcomes import OutcomeContract
 
 __all__ = ["Bench", "BrokerContract", "ExecutorContract", "error_of", "is_running", "result_of"]
 
 
-class ExecutorContract(OutcomeContract, LifeContract):
+class ExecutorContract(OutcomeContract, LifeContract, ChainContract):
     """The contract of ``fuseline.executors.base.Executor`` as tests. Subclass it and set ``make_executor``.
 
     Attributes:

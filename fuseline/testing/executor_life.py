@@ -59,7 +59,7 @@ class LifeContract(BenchContract):
     def test_states_its_name_and_abilities(self) -> None:
         executor = self.make_executor()
         assert isinstance(getattr(executor, "name", None), str), "it has no name, by which a workflow could ask for it"
-        for ability in ("kills", "isolates_crashes", "limits_memory", "pickles", "runs_in_caller"):
+        for ability in ("kills", "isolates_crashes", "limits_memory", "pickles", "chains", "runs_in_caller"):
             expect(f"the type of {ability}", type(getattr(executor, ability)), bool)
         assert executor.processes >= 1, f"processes is {executor.processes}"
 

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from fuseline.attempt import Hosted
-from fuseline.encoding import encode_error
+from fuseline.encoding import encode, encode_error
 from fuseline.errors import StepCrashed
 from fuseline.executors import InlineExecutor, LokyExecutor, ThreadsExecutor
 from fuseline.messages import AttemptReport, Outcome, StepAssignment
@@ -115,6 +115,34 @@ class PicklesLate(Threads):
     """Says that it pickles, and does not look before it is too late."""
 
     pickles = True
+
+
+class BeginsWhatFollowsAtOnce(Threads):
+    """Says that it takes what follows, and takes it for an assignment like any other."""
+
+    chains = True
+
+
+class GoesOnAfterAFailure(Threads):
+    """Begins what follows when the one before it has ended, however that was."""
+
+    chains = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._followers: dict[int, StepAssignment] = {}
+
+    def submit(self, assignments: Sequence[StepAssignment]) -> None:
+        self._followers |= {each.follows: each for each in assignments if each.follows is not None}
+        super().submit([each for each in assignments if each.follows is None])
+
+    def poll(self) -> list[AttemptReport]:
+        reports = super().poll()
+        for report in reports:
+            if (after := self._followers.pop(report.token, None)) is not None:
+                value = encode(None) if report.result is None else report.result
+                super().submit([replace(after, payload=replace(after.payload, arguments={"value": value}))])
+        return reports
 
 
 # -- submitting -------------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ PLANTS = [
     (broken.HangsOnWhatCannotBePickled, "a_result_that_cannot_be_pickled_fails_its_step_by_name", EXACTLY_ONE, "0 of"),
     (broken.RaisesOnWhatCannotBePickled, "a_result_that_cannot_be_pickled_fails_its_step_by_name", NOT_PICKLED, "Type"),
     (broken.PicklesLate, "a_step_that_cannot_be_pickled_is_refused_at_start", "is refused by start()", "took a step"),
+    (broken.BeginsWhatFollowsAtOnce, "what_follows_goes_on_in_the_same_place", "with its result", "RAISED"),
+    (broken.GoesOnAfterAFailure, "what_follows_a_failure_is_handed_back", "is handed back: LOST", "RETURNED"),
     (broken.BlocksInSubmit, "submit_and_poll_return_while_a_step_runs", "submit() returns at once", ".submit() ("),
     (broken.RunsInSubmit, "only_poll_runs_steps_in_the_caller", "runs none; poll() does", "before poll()"),
     (broken.BlocksInPoll, "submit_and_poll_return_while_a_step_runs", "submit() returns at once", ".poll() ("),

@@ -32,4 +32,5 @@ def test_the_backend_of_the_page_passes_the_suite_with_nothing_but_fuseline_and_
         "this executor does not isolate crashes",
         "this executor does not limit memory",
         "this executor does not run steps in the caller",
+        "this executor takes no assignments that follow others",
     }
