@@ -10,7 +10,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -441,7 +440,7 @@ class Housing:
             if report.token in held and not (has_file and not os.path.exists(has_file)):
                 held.discard(report.token)
                 run, step = self._core.assigned(report.token)
-                self.report(worker_id, [report_of(report, run, step)])
+                self.report(worker_id, report_of(report, run, step))
 
     def get_steps(self, worker_id: str, limit: int) -> list[StepAssignment]:
         """Return up to ``limit`` steps for a worker."""
@@ -456,34 +455,22 @@ class Housing:
         """Return how many runs that this worker can serve have not ended."""
         return self._core.unsettled(worker_id)
 
-    def report(self, worker_id: str, reports: Sequence[StepReport], *, again: bool = False) -> Sequence[ReportAnswer]:
-        """Take in how assignments ended.
+    def report(self, worker_id: str, report: StepReport, *, again: bool = False) -> ReportAnswer:
+        """Take in how an assignment ended.
 
         Args:
-            again: whether some may have been accepted before, and the answers were lost on their way.
+            again: whether it may be one that was accepted before, and whose answer was lost on its way.
         """
-        runs = [self._core.runs.get(report.instance_id) for report in reports]
-        commands = self._handle(Reported(worker_id, reports), matters=True)
-        answers = next(command.answers for command in commands if isinstance(command, Answer))
-        for run, report, answer in zip(runs, reports, answers, strict=True):
-            if run is None:
-                continue
-            if answer.step_state is State.SUCCEEDED:
-                step = run.plan.index[report.step_name]
-                if run.bound.uses[step]:
-                    self._changes.steps[run, step] = report.result
-            if report.output and answer.status is ReportStatus.ACCEPTED:
-                self._keep_output(run, report)
-        if all(answer.status is ReportStatus.ACCEPTED for answer in answers):
-            return answers
-        completed = partial(self._completed, worker_id, again)
-        return list(map(completed, runs, reports, answers))
-
-    def _completed(
-        self, worker_id: str, again: bool, run: Run | None, report: StepReport, answer: ReportAnswer
-    ) -> ReportAnswer:
-        """Return what to say to a report; the core, which had ``run``, says ``answer``."""
+        run = self._core.runs.get(report.instance_id)
+        commands = self._handle(Reported(worker_id, (report,)), matters=True)
+        [answer] = next(command.answers for command in commands if isinstance(command, Answer))
+        if answer.step_state is State.SUCCEEDED and run is not None:
+            step = run.plan.index[report.step_name]
+            if run.bound.uses[step]:
+                self._changes.steps[run, step] = report.result
         if answer.status is ReportStatus.ACCEPTED:
+            if report.output and run is not None:
+                self._keep_output(run, report)
             return answer
         if self._store is not None and again:
             self.commit()

@@ -188,14 +188,13 @@ class Requests:
     def _report_steps(self, link: ServerLink, request: ReportSteps) -> FromBroker:
         worker_id = self._worker(link)
         reports = [ended.report() for ended in request.reports]
-        answers = self._housing.report(worker_id, reports, again=request.again)
-        return Answers(list(answers), self._housing.unsettled(worker_id))
+        answers = [self._housing.report(worker_id, report, again=request.again) for report in reports]
+        return Answers(answers, self._housing.unsettled(worker_id))
 
     def _trade(self, link: ServerLink, request: Trade) -> None:
         worker_id = self._worker(link)
         reports = [ended.report() for ended in request.reports]
-        if reports:
-            link.answers += self._housing.report(worker_id, reports, again=request.again)
+        link.answers += [self._housing.report(worker_id, report, again=request.again) for report in reports]
         link.room = request.room - (link.given - request.seen)
         self._housing.stirred.add(worker_id)
 

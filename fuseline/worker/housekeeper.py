@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from fuseline.step import Step
+from fuseline.worker.changes import Changes
 from fuseline.worker.surroundings import LONG, Resources, Surroundings, find_lowest_free
 
 __all__ = ["Housekeeper"]
@@ -53,6 +54,7 @@ class Housekeeper:
         """
         wanted = self._of_steps.get(step, self._home)
         if wanted is not self._current:
+            Changes.seen = True  # by the setup that one of the two pictures was taken after
             wanted.restore()
             self._current = wanted
 

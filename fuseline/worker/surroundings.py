@@ -29,7 +29,7 @@ __all__ = ["LONG", "Resources", "Surroundings", "find_lowest_free"]
 #: Signals that can have a handler.
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-#: Without the note that is taken when a step calls them.
+#: As they are before ``Changes.watch`` has a note taken of each call.
 _chdir, _dup2, _umask = os.chdir, os.dup2, os.umask
 _set_handler, _set_mask, _set_timer = _signal.signal, _signal.pthread_sigmask, _signal.setitimer
 #: Seconds in which threads may end that an attempt has told to, without waiting for them.

@@ -14,13 +14,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from msgspec.structs import replace
-
 from fuseline.broker.housing import Housing
 from fuseline.broker.store import Changes, Durability, Store
 from fuseline.encoding import encode
 from fuseline.errors import RunNotFinished
-from fuseline.messages import ReportAnswer, ReportStatus, StepAssignment, StepReport
+from fuseline.messages import ReportStatus, StepAssignment, StepReport
 from fuseline.policies import RetryPolicy
 from fuseline.records import Move, RunRecord, StepRecord
 from fuseline.schema import WorkflowSchema
@@ -146,7 +144,7 @@ class History:
         self.counts: dict[str, int] = {}  #: {what was done: how often}
         self._held: dict[int, tuple[str, StepAssignment]] = {}  #: {token: who has it}
         self._fresh: dict[int, tuple[str, StepAssignment]] = {}  #: those that were not told yet
-        self._reports: list[tuple[str, StepReport, ReportAnswer]] = []  #: that were accepted
+        self._reports: list[tuple[str, StepReport, State]] = []  #: that were accepted, and what the step went to
         self._errors: dict[Key, str] = {}  #: of the last report
         self._results: dict[Key, bytes] = {}  #: likewise
         self._numbers = iter(range(1, 1 << 30))
@@ -246,21 +244,9 @@ class History:
         return bool(assignments)
 
     def report(self, state: State = State.SUCCEEDED) -> bool:
-        """Report the end of an assignment, and with it perhaps that of others, in any order."""
         if not self._held:
             return False
         worker, assignment = self._held.pop(self._rng.choice(list(self._held)))
-        others = [token for token, (holder, _) in self._held.items() if holder == worker and self._rng.random() < 0.3]
-        ended = [(assignment, state), *((self._held.pop(token)[1], State.SUCCEEDED) for token in others)]
-        self._rng.shuffle(ended)
-        reports = [self._report_of(each, how) for each, how in ended]
-        answers = self._housing.report(worker, reports)
-        for report, answer in zip(reports, answers, strict=True):
-            if answer.status is ReportStatus.ACCEPTED and answer.step_state is not None:
-                self._reports.append((worker, report, answer))
-        return True
-
-    def _report_of(self, assignment: StepAssignment, state: State) -> StepReport:
         fields: dict[str, Any] = {}
         key = (assignment.instance_id, assignment.step_name)
         if state is State.SUCCEEDED:
@@ -269,7 +255,8 @@ class History:
         elif state is State.FAILED:
             self._errors[key] = f"failed as {assignment.token}"
             fields["error"] = error_info(RuntimeError(self._errors[key]))
-        return report_of(assignment, state, **fields)
+        self._report(worker, report_of(assignment, state, **fields))
+        return True
 
     def report_failure(self) -> bool:
         return self.report(State.FAILED)
@@ -280,15 +267,20 @@ class History:
     def hand_back(self) -> bool:
         return self.report(self._rng.choice((State.READY, State.CANCELLED)))
 
+    def _report(self, worker: str, report: StepReport) -> None:
+        answer = self._housing.report(worker, report)
+        if answer.status is ReportStatus.ACCEPTED and answer.step_state is not None:
+            self._reports.append((worker, report, answer.step_state))
+
     def report_again(self) -> bool:
         """Send a report that was accepted again: its answer was lost, and the worker is told what it was."""
         if not self._reports:
             return False
-        worker, report, told = self._rng.choice(self._reports[-4:])
+        worker, report, state = self._reports[-1]
         if worker not in self.workers or self.ledger.last((report.instance_id, None)) == GONE:
             return False
-        [answer] = self._housing.report(worker, [report], again=True)
-        assert answer == replace(told, delay=0.0)  # which is not written down
+        answer = self._housing.report(worker, report, again=True)
+        assert (answer.status, answer.step_state) == (ReportStatus.ACCEPTED, state)
         return True
 
     def cancel(self) -> bool:
@@ -457,7 +449,7 @@ def _finish(housing: Housing, last_token: int) -> None:
             key = (each.instance_id, each.step_name)
             assert key not in ended, f"{key} starts again, and has ended"
             assert each.token > last_token, f"token {each.token} is given out again"
-            [answer] = housing.report("last.1", [report_of(each, State.SUCCEEDED, result=encode("the end"))])
+            answer = housing.report("last.1", report_of(each, State.SUCCEEDED, result=encode("the end")))
             assert answer.status is ReportStatus.ACCEPTED
             ended.add(key)
         housing.commit()

@@ -53,7 +53,7 @@ def take(housing: Housing) -> StepAssignment:
 
 
 def succeed(housing: Housing, assignment: StepAssignment) -> None:
-    housing.report("w.1", [report_of(assignment, State.SUCCEEDED, result=encode(assignment.step_name))])
+    housing.report("w.1", report_of(assignment, State.SUCCEEDED, result=encode(assignment.step_name)))
     housing.commit()
 
 
@@ -193,7 +193,7 @@ def test_what_one_who_was_missing_has_just_said_is_stored_before_files_are_swept
         result=left.result,
         token=left.token,
     )
-    housing.report("w.1", [report])
+    housing.report("w.1", report)
     housing.on_time(time.monotonic() + 1.0)
     assert not left.leftover.exists()
     assert left.file.exists()
@@ -270,7 +270,7 @@ def test_the_time_of_a_run_goes_on_from_the_start_of_each_later_broker(
     opened.close()
     opened, housing = live([first])
     later = 500.0  # in which the step runs
-    housing.report("w.1", [report_of(first, State.FAILED, decision=FailureDecision(FailureAction.RETRY))])
+    housing.report("w.1", report_of(first, State.FAILED, decision=FailureDecision(FailureAction.RETRY)))
     housing.commit()
     opened.close()
     opened, housing = live([])
@@ -278,52 +278,7 @@ def test_the_time_of_a_run_goes_on_from_the_start_of_each_later_broker(
     housing.on_time(time.monotonic())
     [second] = housing.get_steps("w.1", 1)
     later = 530.0
-    housing.report("w.1", [report_of(second, State.FAILED, decision=FailureDecision(FailureAction.RETRY))])
+    housing.report("w.1", report_of(second, State.FAILED, decision=FailureDecision(FailureAction.RETRY)))
     housing.commit()
     assert spent(opened) == pytest.approx(430.0, abs=10.0)
     opened.close()
-
-
-@pytest.mark.parametrize("last", [State.SUCCEEDED, State.FAILED])
-def test_of_reports_that_came_together_one_tells_the_end_of_their_run_then_and_if_they_come_again(
-    kept: Store, last: State
-) -> None:
-    schema = dag("a b c>d", on_failure="continue")
-    housing = Housing(kept, kept.presence_folder)
-    housing.register("w.1", [schema], [])
-    housing.dispatch(schema, "r", {})
-    assignments = sorted(housing.get_steps("w.1", 3), key=lambda each: each.step_name, reverse=True)
-    reports = [report_of(each, State.SUCCEEDED, result=encode(each.step_name)) for each in assignments]
-    reports[0] = report_of(assignments[0], State.FAILED)  # so d is cancelled, in the same moment
-    reports[2] = report_of(assignments[2], last)
-    answers = housing.report("w.1", reports)
-    assert [answer.run_state for answer in answers] == [None, None, State.FAILED]
-    housing.commit()
-    assert housing.report("w.1", reports, again=True) == answers
-    assert [housing.report("w.1", [report], again=True)[0] for report in reports] == answers
-
-
-def test_a_report_that_came_too_late_does_not_part_those_beside_it_from_their_results(
-    kept: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schema = dag("a>c b>c")
-    housing = Housing(kept, kept.presence_folder)
-    housing.register("w.1", [schema], [])
-    housing.dispatch(schema, "r", {})
-    a, b = sorted(housing.get_steps("w.1", 2), key=lambda each: each.step_name)
-    good = [report_of(each, State.SUCCEEDED, result=encode(each.step_name)) for each in (a, b)]
-    late = report_of(a, State.SUCCEEDED, result=Value(file=str(kept.values_folder / "late")))
-    results = []
-    commit = kept.commit
-
-    def noted(*args: object, **kwargs: object) -> None:
-        commit(*args, **kwargs)  # type: ignore[arg-type]
-        loaded = kept.load("r")
-        assert loaded is not None
-        results.append([step.result for step in loaded[1].steps.values() if step.state is State.SUCCEEDED])
-
-    monkeypatch.setattr(kept, "commit", noted)
-    answers = housing.report("w.1", [good[0], late, good[1]])
-    housing.commit()
-    assert [answer.status for answer in answers] == ["ACCEPTED", "STALE", "ACCEPTED"]
-    assert results == [[encode("a"), encode("b")]] * 2  # for the file of the one that was late, and at the end

@@ -153,7 +153,7 @@ def test_what_no_report_has_led_to_survives_too(tmp_path: Path, what: str, left:
             housing.commit()
             housing.worker_left("w.1")
         else:
-            housing.report("w.1", [report_of(assignment, State.SUCCEEDED, result=encode(1))])
+            housing.report("w.1", report_of(assignment, State.SUCCEEDED, result=encode(1)))
             housing.commit()
             housing.forget("r") if what == "forget" else housing.prune(None, 0)
         housing.commit()

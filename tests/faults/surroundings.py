@@ -71,6 +71,28 @@ class OpenInSetup(Step):
         self.file.close()
 
 
+class HandleFromSetupOn(Step):
+    """Has a handler of a signal, from its ``setup`` on, and returns how often that was called by now."""
+
+    def setup(self) -> None:
+        self.count = 0
+        signal.signal(signal.SIGUSR1, self.handle)
+
+    def handle(self, number: int, frame: Any) -> None:
+        self.count += 1
+
+    def run_step(self) -> int:
+        signal.raise_signal(signal.SIGUSR1)
+        return self.count
+
+
+class Idle(Step):
+    """Calls nothing that changes a process."""
+
+    def run_step(self) -> str:
+        return repr(signal.getsignal(signal.SIGUSR1))
+
+
 def change_environ() -> None:
     os.environ["FUSELINE_TEST"] = "changed"
     os.environ["HOME"] = "/nowhere"

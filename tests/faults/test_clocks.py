@@ -95,7 +95,7 @@ def test_a_retry_waits_as_long_as_it_should_whatever_the_wall_clock_does(
             state=State.FAILED,
             token=first.token,
         )
-        housing.report("w.1", [report])
+        housing.report("w.1", report)
         with wall_clock_moved(monkeypatch, seconds):
             housing.on_time(time.monotonic())
             assert housing.get_steps("w.1", 1) == []

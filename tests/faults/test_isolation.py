@@ -24,7 +24,7 @@ from fuseline.worker.surroundings import Surroundings
 
 sys.path.insert(0, str(Path(__file__).parent))  # children get the path too, so that they can import the steps
 
-from surroundings import LEFT, UNDONE, Change, Draw, Look, OpenInSetup
+from surroundings import LEFT, UNDONE, Change, Draw, HandleFromSetupOn, Idle, Look, OpenInSetup
 
 CHANGE, LOOK = Change(), Look()
 
@@ -97,6 +97,17 @@ def test_what_setup_opens_and_changes_stays_for_its_step_alone(caplog: pytest.Lo
             assert after.pop("threads") == before["threads"] + 1
             assert after == {name: seen for name, seen in before.items() if name != "threads"}
     assert not caplog.records
+
+
+def test_a_handler_that_setup_has_set_is_there_for_its_step_alone() -> None:
+    step, idle = HandleFromSetupOn(), Idle()
+    with Bench(LokyExecutor(1), step, idle, CHANGE) as bench:
+        before = result_of(bench.run(idle))
+        for count in (1, 2, 3):
+            assert result_of(bench.run(step)) == count
+            assert result_of(bench.run(idle)) == before
+            if count > 1:
+                bench.run(CHANGE, deed="cwd")
 
 
 def test_a_process_that_cannot_be_put_back_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, started_by, inputs, created, started, finished"
-_ENDED_COLUMNS = "place, state, attempts, restarts, result, cause, started, finished, unwanted"
-STEP_COLUMNS = f"{_ENDED_COLUMNS}, failures, error, due"
+_STEP_COLUMNS = "place, state, attempts, restarts, result, cause, started, finished, unwanted"
+STEP_COLUMNS = f"{_STEP_COLUMNS}, failures, error, due"
 OUTPUT_COLUMNS = "run, step, attempt, text"
 _MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at"
 _CLAIM_COLUMNS = f"{_MOVE_COLUMNS}, token, worker_id"
@@ -106,13 +106,13 @@ def packed_inputs(run: Run) -> bytes:
 
 
 # Most rows are of steps that have succeeded, and of their moves. ``sqlite3`` looks for an adapter for each value that
-# is not exactly an int, a float or a str (None, say, or a State), which takes longer than to write it. So there are
-# few of them here: columns that would be NULL are left out.
+# is not exactly an int, a float or a str (None, say, or a State), which takes longer than to write it. So the rows have
+# few such values: a column that would be NULL is left out. (Where a row takes the place of another, it is NULL then.)
 
 
 def step_tables(steps: Mapping[tuple[Run, int], Value | None], epoch: float) -> Mapping[str, Sequence[tuple[Any, ...]]]:
     """Return the rows of steps, ``{(run, step): its result}``, by their columns."""
-    ended: list[tuple[Any, ...]] = []
+    plain: list[tuple[Any, ...]] = []
     others: list[tuple[Any, ...]] = []
     for (run, step), result in steps.items():
         failures, error, due = run.failures.get(step), run.errors.get(step), run.due.get(step)
@@ -131,8 +131,8 @@ def step_tables(steps: Mapping[tuple[Run, int], Value | None], epoch: float) -> 
             packed = (_pack(failures) if failures else None, None if error is None else _pack(error))
             others.append((*row, *packed, _shifted(due, epoch)))
         else:
-            ended.append(row)
-    return {_ENDED_COLUMNS: ended, STEP_COLUMNS: others}
+            plain.append(row)
+    return {_STEP_COLUMNS: plain, STEP_COLUMNS: others}
 
 
 def move_tables(moves: Sequence[Moment], first: int, epoch: float) -> Mapping[str, Sequence[tuple[Any, ...]]]:

@@ -380,29 +380,21 @@ class Store:
         )
         if claim is None:
             return None
-        sql = "SELECT state, at, seq FROM moves WHERE run = ? AND seq > ? AND step = ? ORDER BY seq LIMIT 1"
+        sql = "SELECT state, at FROM moves WHERE run = ? AND seq > ? AND step = ? ORDER BY seq LIMIT 1"
         end = self._db.one(sql, (*claim, report.step_name))
         if end is None:
             return None
-        run_state = self._end_with(claim[0], *end[1:])
-        return ReportAnswer(status=ReportStatus.ACCEPTED, step_state=State(end[0]), run_state=run_state)
-
-    def _end_with(self, number: int, at: float, seq: int) -> State | None:
-        """Return how a run ended by this move of a step, which somebody had until then; None if it did not.
-
-        It ended in the same moment, and no other step that somebody had has ended in that moment after this one.
-        """
-        ends = self._db.one(
+        # A run that ends does so in the same moment as the step that ended it.
+        run_end = self._db.one(
             "SELECT state FROM runs WHERE number = ? AND finished = ? "
             "UNION ALL SELECT state FROM moves WHERE run = ? AND step IS NULL AND at = ?",
-            (number, at) * 2,
+            (claim[0], end[1]) * 2,
         )
-        other = ends and self._db.one(
-            "SELECT 1 FROM moves AS ends WHERE run = ? AND at = ? AND seq > ? AND (SELECT token FROM moves "
-            "WHERE run = ends.run AND step = ends.step AND seq < ends.seq ORDER BY seq DESC LIMIT 1) IS NOT NULL",
-            (number, at, seq),
+        return ReportAnswer(
+            status=ReportStatus.ACCEPTED,
+            step_state=State(end[0]),
+            run_state=None if run_end is None else State(run_end[0]),
         )
-        return State(ends[0]) if ends and not other else None
 
     def _load(self, which: str, values: Sequence[Any]) -> Iterator[tuple[WorkflowSchema, RunRecord]]:
         for row in self._db.all(f"SELECT {RUN_COLUMNS} FROM runs {which}", values):
