@@ -36,11 +36,13 @@ class Program:
         self.folder = self._folder.name
         self.prepare()
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        environment = dict(os.environ)
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or each program compiles all that it imports
         with open(os.path.join(self.folder, "output"), "w") as output:
             self.process = subprocess.Popen(
                 self._command,
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": path, "TMPDIR": self.folder, _MARK: self.folder},
+                env={**environment, "PYTHONPATH": path, "TMPDIR": self.folder, _MARK: self.folder},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
