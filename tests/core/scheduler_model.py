@@ -387,11 +387,15 @@ class SchedulerModel(RuleBasedStateMachine):
             return
         if state is State.READY and which % 2:
             self.give_back_promised(which)
-        worker, _ = self.held[list(self.held)[which % len(self.held)]]
+        goes_on = state is State.SUCCEEDED and which % 3 == 0  # with what follows it
+        followed = [each.follows for _, each in self.promised.values() if each.follows in self.held] if goes_on else []
+        count = 1 if followed else count
+        first = next(iter(followed), list(self.held)[which % len(self.held)])
+        worker, _ = self.held[first]
         tokens = [token for token, (holder, _) in self.held.items() if holder == worker]
-        start = which % len(tokens)
+        start = tokens.index(first)
         assignments = [self.held.pop(token)[1] for token in (tokens[start:] + tokens[:start])[:count]]
-        if state is State.SUCCEEDED and which % 3 == 0:  # with what it went on with
+        if goes_on:
             following = {assignment.follows: token for token, (_, assignment) in self.promised.items()}
             while (token := following.get(assignments[-1].token)) is not None:
                 assignments.append(self.promised.pop(token)[1])
