@@ -36,6 +36,10 @@ def start_too_early_in_a_restored_run(run: Run) -> None:
     run.states[LAST] = State.READY
 
 
+def skip_what_was_promised(run: Run) -> None:
+    run.states[C], run.causes[C], run.step_finished[C] = State.SKIPPED, "it was skipped", 0.0
+
+
 #: (what is wrong, what is said of it)
 WRONG: list[tuple[Spoil, str]] = [
     (lambda core, run: core._workers["w"].held.clear(), "by its live tokens"),
@@ -102,6 +106,32 @@ def test_a_run_that_has_ended_as_it_may_not_is_named(fails: bool, state: State, 
     (bench.fail if fails else bench.succeed)(b)
     check_scheduler(bench.scheduler)
     run.state = state
+    with pytest.raises(InvariantBroken) as caught:
+        check_scheduler(bench.scheduler)
+    assert said in str(caught.value)
+
+
+ONLY_TO = "promises a step only to who runs, or will run, the one it waits for"
+
+#: What is wrong with a promise to b, which follows a, and c, which follows that.
+WRONG_PROMISES: list[tuple[Spoil, str]] = [
+    (lambda core, run: skip_what_was_promised(run), ONLY_TO),
+    (lambda core, run: run.promised.update({B: (run.running[A], "w")}), ONLY_TO),
+    (lambda core, run: run.promised.update({B: (run.promised[B][0], "v")}), ONLY_TO),
+    (lambda core, run: run.promised.update({C: (run.promised[C][0], "v")}), ONLY_TO),
+    (lambda core, run: setattr(run, "cancelled", True), "promises nothing when it stops"),
+    (lambda core, run: setattr(run, "state", State.SUCCEEDED), "promises nothing when it stops"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), WRONG_PROMISES)
+def test_a_promise_that_cannot_be_kept_is_named(spoil: Spoil, said: str) -> None:
+    bench = Bench(dag("a>b>c"), watch=False)
+    run = bench.dispatch()
+    bench.take(3, chains=True)
+    assert list(run.promised) == [B, C]
+    check_scheduler(bench.scheduler)
+    spoil(bench.scheduler, run)
     with pytest.raises(InvariantBroken) as caught:
         check_scheduler(bench.scheduler)
     assert said in str(caught.value)
