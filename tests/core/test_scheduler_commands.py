@@ -190,6 +190,17 @@ def test_an_error_without_the_name_of_a_class_is_told_by_its_message_and_none_by
     assert bench.told(Moved)[0].cause == ""
 
 
+def test_the_cause_of_one_step_is_not_taken_for_that_of_another():
+    bench = Bench(dag("a b"))
+    bench.scheduler.watched = True
+    bench.dispatch()
+    a, b = bench.take(2)
+    bench.skip(a)
+    assert bench.told(Moved) == [Moved("r", "a", State.SKIPPED, 1, "a policy chose to skip it")]
+    bench.hand_back(b)
+    assert bench.told(Moved) == [Moved("r", "b", State.READY, 0, "it was not begun")]
+
+
 def test_who_watches_hears_why_a_step_is_ready_again():
     bench = Bench(dag("a"))
     bench.scheduler.watched = True
