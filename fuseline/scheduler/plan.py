@@ -123,7 +123,7 @@ class Plan:
         sources: list[tuple[int, ...]] = []
         uses = [0] * len(self.names)
         for i, step in enumerate(self.schema.steps):
-            if len(step.parameters) == 1 and step.parameters[0].variadic and step.parameters[0].depends_on is None:
+            if len(step.parameters) == 1 and step.parameters[0].variadic:
                 # Most large workflows are of such steps: what takes all takes them as they are.
                 before = self.predecessors[i]
                 arguments.append(Arguments((), (), (step.parameters[0].name, before)))

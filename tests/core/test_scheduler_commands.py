@@ -60,6 +60,15 @@ def test_an_assignment_carries_inputs_and_results_by_parameter():
     assert arguments_of(bench.take_one()) == {"docs": ["because"], "query": "why?"}
 
 
+def test_a_step_that_takes_all_results_takes_an_input_beside_them():
+    parameters = [ParameterSchema(name="parts", required=False, variadic=True), ParameterSchema(name="k")]
+    steps = (step_schema("a"), step_schema("b", "a", parameters=parameters))
+    bench = Bench(WorkflowSchema(workflow_id="wf", name="wf", steps=steps, outputs=("b",)))
+    bench.dispatch(k=3)
+    bench.succeed(bench.take_one(), "one")
+    assert arguments_of(bench.take_one()) == {"parts": ("one",), "k": 3}
+
+
 def test_exactly_one_assignment_starts_a_run():
     bench = Bench(dag("a b>c"))
     bench.dispatch("one")

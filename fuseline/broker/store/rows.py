@@ -38,11 +38,11 @@ __all__ = [
 ]
 
 RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, started_by, inputs, created, started, finished"
-_STEP_COLUMNS = "place, state, attempts, restarts, result, cause, started, finished, unwanted"
-STEP_COLUMNS = f"{_STEP_COLUMNS}, failures, error, due"
+_PLAIN_STEP_COLUMNS = "place, state, attempts, restarts, result, cause, started, finished, unwanted"
+STEP_COLUMNS = f"{_PLAIN_STEP_COLUMNS}, failures, error, due"
 OUTPUT_COLUMNS = "run, step, attempt, text"
-_MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at"
-_CLAIM_COLUMNS = f"{_MOVE_COLUMNS}, token, worker_id"
+_PLAIN_MOVE_COLUMNS = "run, seq, step, state, attempt, cause, at"
+_CLAIM_COLUMNS = f"{_PLAIN_MOVE_COLUMNS}, token, worker_id"
 #: A step's row is found by one number: that of its run, shifted, and its own.
 _SHIFT = 24
 #: In the column ``cancelled``, besides 0 and 1: the run has had its time.
@@ -132,7 +132,7 @@ def step_tables(steps: Mapping[tuple[Run, int], Value | None], epoch: float) -> 
             others.append((*row, *packed, _shifted(due, epoch)))
         else:
             plain.append(row)
-    return {_STEP_COLUMNS: plain, STEP_COLUMNS: others}
+    return {_PLAIN_STEP_COLUMNS: plain, STEP_COLUMNS: others}
 
 
 def move_tables(moves: Sequence[Moment], first: int, epoch: float) -> Mapping[str, Sequence[tuple[Any, ...]]]:
@@ -145,7 +145,7 @@ def move_tables(moves: Sequence[Moment], first: int, epoch: float) -> Mapping[st
             plain.append(row)
         else:
             claims.append((*row, move.token, move.worker_id))
-    return {_MOVE_COLUMNS: plain, _CLAIM_COLUMNS: claims}
+    return {_PLAIN_MOVE_COLUMNS: plain, _CLAIM_COLUMNS: claims}
 
 
 def _shifted(moment: float | None, by: float) -> float | None:
