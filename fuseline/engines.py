@@ -303,8 +303,6 @@ class ProcessEngine:
             )
             return End(said, assignment, step, served.observers, None)
         state, error = _judge(assignment, report)
-        if state is State.READY:
-            lane.untold.pop(report.token, None)  # it never started
         decision, decided_by = report.decision, report.decided_by
         if error is not None and decision is None:  # its process is gone, so nobody has asked the policies yet
             decision, decided_by = decide_failure(
@@ -320,6 +318,7 @@ class ProcessEngine:
             decision=decision,
             decided_by=decided_by,
             output=report.output,
+            told=state is State.READY and lane.was_told(report.token),
         )
         return End(said, assignment, step, served.observers, error)
 

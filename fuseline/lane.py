@@ -54,6 +54,7 @@ class Lane:
         self.unanswered: deque[End] = deque()  #: what the broker was told, and has not answered yet
         self._held: dict[int, StepAssignment] = {}  #: of runs that may have failed: submitted when that is known
         self._given_back: list[AttemptReport] = []  #: those that ``poll`` has not returned yet
+        self._refused: set[int] = set()  #: tokens of what was given back, and never submitted
         self.worker_id = ""
         self.is_started = False
 
@@ -77,6 +78,7 @@ class Lane:
         self.unanswered.clear()
         self._held.clear()
         self._given_back.clear()
+        self._refused.clear()
 
     # -- assignments --------------------------------------------------------------------------------------------------
 
@@ -111,14 +113,25 @@ class Lane:
         """Take assignments in, and give them back."""
         for assignment in assignments:
             self.running[assignment.token] = assignment
-            self._given_back.append(never_started(assignment))
+            self._give_back(assignment)
 
     def recall(self, tokens: Collection[int] | None = None) -> None:
         """Give back the assignments that were not begun; all, or those that are named."""
         self.executor.recall(tokens)
         for token in list(self._held):
             if tokens is None or token in tokens:
-                self._given_back.append(never_started(self._held.pop(token)))
+                self._give_back(self._held.pop(token))
+
+    def _give_back(self, assignment: StepAssignment) -> None:
+        self._refused.add(assignment.token)
+        self._given_back.append(never_started(assignment))
+
+    def was_told(self, token: int) -> bool:
+        """Return whether the start of what is handed back was observed all the same, and forget of it."""
+        if token in self._refused:
+            self._refused.remove(token)
+            return False
+        return self.untold.pop(token, None) is None
 
     def poll(self) -> list[AttemptReport]:
         """Do what can be done without waiting, and return the reports that are new."""

@@ -74,7 +74,7 @@ __all__ = [
 ]
 
 #: Both ends must have the same.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -151,6 +151,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     decision: FailureDecision | None
     decided_by: int | None
     output: str = ""
+    told: bool = False
 
     @classmethod
     def of(cls, report: StepReport) -> Ended:
@@ -167,6 +168,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
             report.decision,
             report.decided_by,
             report.output,
+            report.told,
         )
 
     def report(self) -> StepReport:
@@ -182,6 +184,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
             decision=self.decision,
             decided_by=self.decided_by,
             output=self.output,
+            told=self.told,
         )
 
 

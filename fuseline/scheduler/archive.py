@@ -35,6 +35,7 @@ def record_run(run: Run, epoch: float) -> RunRecord:
         steps={name: record_step(run, step, epoch) for step, name in enumerate(plan.names)},
         failed=tuple(plan.names[step] for step in run.failed_steps),
         started_by=run.started_by,
+        start_token=run.start_token,
         created=epoch + run.created,
         started=_shift(run.started, epoch),
         finished=_shift(run.finished, epoch),
@@ -81,6 +82,8 @@ def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
     run.cancelled = record.cancelled
     run.timed_out = record.timed_out is not None
     run.started_by = record.started_by
+    run.start_token = record.start_token
+    run.start_came_back = record.start_token == 0
     run.started = _shift(record.started, -epoch)
     run.finished = _shift(record.finished, -epoch)
     for step, name in enumerate(plan.names):
@@ -168,6 +171,7 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
         failed=(),
         finished=None,
         started_by=None,
+        start_token=None,
         spent=None,
         timed_out=None,
     )

@@ -446,7 +446,7 @@ class Scheduler:
                 self._deadlines.add(run, now + run.plan.timeout)
         starts_run = run.started_by is None
         if starts_run:
-            run.started_by = worker_id
+            run.started_by, run.start_token = worker_id, token
         return self._hand_out(run, step, token, run.attempts[step], starts_run, None)
 
     def _start(self, worker_id: str, run: Run, step: int, token: int, now: float) -> None:
@@ -499,7 +499,7 @@ class Scheduler:
             self._forget_lingering(worker_id, report)
             return self._hear_of_promised(worker_id, report) or self._answer_to_strange(report)
         _, run, step = self._release(token)
-        delay = self._end_attempt(run, step, report, now)
+        delay = self._end_attempt(run, step, token, report, now)
         state = run.states[step]
         if run.open_steps:
             self._follow(run)
@@ -550,13 +550,13 @@ class Scheduler:
         run.release(step)
         return live
 
-    def _end_attempt(self, run: Run, step: int, report: StepReport, now: float) -> float:
+    def _end_attempt(self, run: Run, step: int, token: int, report: StepReport, now: float) -> float:
         """Let follow what follows from a report; return the delay of a retry."""
         if report.state is State.SUCCEEDED:
             following = run.succeed(step, report.result, now)
             if following is not None:
-                token, worker_id = run.promised.pop(following)
-                self._start(worker_id, run, following, token, now)
+                promised, worker_id = run.promised.pop(following)
+                self._start(worker_id, run, following, promised, now)
             return 0.0
         run.break_promise(run.promised_after(step))
         if report.state is State.SKIPPED:
@@ -564,6 +564,8 @@ class Scheduler:
             run.skip(step, now)
         elif report.state is State.READY:
             run.attempts[step] -= 1  # it never started
+            if token == run.start_token and not report.told:
+                run.untell_start()
             run.give_back(step, "it was not begun", now)
         elif report.state is State.CANCELLED:
             if run.may_not_start(step):

@@ -49,6 +49,8 @@ class Run:
         "restarts",
         "results",
         "running",
+        "start_came_back",
+        "start_token",
         "started",
         "started_by",
         "state",
@@ -102,7 +104,9 @@ class Run:
         self.timed_out = False  #: whether it has had its time
         self.was_restored = False  #: whether it went on from a record
         self.unwanted: set[int] = set()  #: steps whose end somebody has asked for
-        self.started_by: str | None = None  #: the worker that got its first step
+        self.started_by: str | None = None  #: the worker that tells of its start
+        self.start_token: int | None = None  #: of the assignment that does; 0 after it was handed back with that untold
+        self.start_came_back = False  #: whether that has happened
         self.created = now
         self.taken_up = now  #: when it was dispatched, or went on from a record
         self.started: float | None = None
@@ -296,6 +300,10 @@ class Run:
         self.causes[step] = "a policy chose to skip it"
         self._settle(step, State.SKIPPED, now)
         self._give_up_dependents(step, State.SKIPPED, f"step {self.plan.names[step]!r} was skipped", now)
+
+    def untell_start(self) -> None:
+        """Let the next assignment tell of the start: the one that was to do so came back."""
+        self.started_by, self.start_token, self.start_came_back = None, 0, True
 
     def give_back(self, step: int, cause: str, now: float) -> None:
         """Make a step that was handed out ready again, or cancel it if it may not start any more."""

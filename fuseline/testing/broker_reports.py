@@ -153,6 +153,21 @@ class ReportsContract(OfficeContract):
             expect("its attempt", again.attempt, 1)
             assert again.token != first.token, f"the token {first.token} was used again"
 
+    @promise("one assignment of a run says starts_run; if it is handed back, and not with told=True, the next one does")
+    def test_the_start_of_a_run_is_told_once(self) -> None:
+        with self.office() as office:
+            schema = office.schema("a>b")
+            worker = office.worker(schema)
+            office.broker.dispatch_workflow(schema)
+            first = office.take(worker)
+            office.report(worker, first, State.READY)
+            second = office.take(worker)
+            office.report(worker, second, State.READY, told=True)
+            third = office.take(worker)
+            office.succeed(worker, third)
+            said = [each.payload.starts_run for each in (first, second, third, office.take(worker))]
+            expect("what four in a row said", said, [True, True, False, False])
+
     @promise("a step that is skipped takes with it those that need it; the run can still succeed")
     def test_what_needs_a_skipped_step_is_skipped(self) -> None:
         with self.office() as office:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import pytest
 from fuseline import ProcessEngine, RunFailed, State, Step, Workflow
 from fuseline.broker import Broker, LocalBroker
 from fuseline.broker.base import Traded
-from fuseline.messages import StepReport
+from fuseline.executors.base import never_started
+from fuseline.executors.inline import InlineExecutor
+from fuseline.messages import AttemptReport, StepAssignment, StepReport
 from fuseline.policies import RetryPolicy, WorkflowPolicy
 from fuseline.testing import Gate
 from fuseline.testing.gate import HANG
@@ -76,6 +78,63 @@ def test_hooks_are_called_once_per_event_however_often_the_broker_is_killed(stor
     wait_gone(broker.pid)
     expected = {"workflow_start": 200, "workflow_succeeded": 200, "step_start": 400, "step_success": 400}
     assert count.calls == expected
+
+
+class Queueing(InlineExecutor):
+    """Takes three steps, and begins one when it is asked for reports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._queue: deque[StepAssignment] = deque()
+        self._begun: list[int] = []
+
+    def free_slots(self) -> int:
+        return 3 - len(self._queue)
+
+    def submit(self, assignments: Sequence[StepAssignment]) -> None:
+        self._queue.extend(assignments)
+        self._inbox.wake()
+
+    def poll(self) -> list[AttemptReport]:
+        if self._queue:
+            first = self._queue.popleft()
+            self._begun.append(first.token)
+            super().submit([first])
+        return super().poll()
+
+    def begun(self) -> list[int]:
+        begun, self._begun = self._begun, []
+        return begun
+
+    def recall(self, tokens: Collection[int] | None = None) -> None:
+        while self._queue:
+            self._inbox.put(never_started(self._queue.popleft()))
+
+
+class Tell(Step):
+    def run_step(self, number: int) -> int:
+        TOLD.append(number)
+        if number == 0:
+            ENGINES.pop().stop()
+        return number
+
+
+TOLD: list[int] = []
+ENGINES: list[ProcessEngine] = []
+
+
+def test_hooks_are_called_once_though_an_engine_stops_that_has_not_begun_all_it_holds(broker: Broker) -> None:
+    count = Count()
+    workflow = Workflow(outputs=[Tell()], name="tell", policies=[count])
+    runs = broker.dispatch_many(workflow.to_schema(), [{"number": number} for number in range(3)])
+    ENGINES.append(ProcessEngine(broker, [workflow], executor=Queueing()))
+    ENGINES[0].work()
+    assert (TOLD, count.calls["workflow_start"]) == ([0], 1)
+    assert broker.get_run(runs[2]).state is State.RUNNING, "it was handed out, and given back"
+    ProcessEngine(broker, [workflow], executor="inline").work()
+    assert [broker.result(run) for run in runs] == TOLD == [0, 1, 2]
+    TOLD.clear()
+    assert count.calls == {"workflow_start": 3, "workflow_succeeded": 3, "step_start": 3, "step_success": 3}
 
 
 class KilledAfterCommit(LocalBroker):

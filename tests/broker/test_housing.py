@@ -240,6 +240,33 @@ def test_a_run_with_a_step_that_may_still_run_is_not_moved_to_a_changed_workflow
     assert loaded[1].steps["a"].attempts == 1
 
 
+def test_a_start_that_nobody_could_tell_of_goes_with_the_next_assignment_however_often_the_broker_ends(
+    housing: Housing, reopen: Reopen
+) -> None:
+    housing.dispatch(SCHEMA, "s", {})
+    for _ in range(3):
+        assert [each.payload.starts_run for each in housing.get_steps("w.1", 2)] == [True, True]
+        housing.commit()
+        housing = reopen()
+        housing.register("w.1", [SCHEMA], [])  # it was never told of them
+        housing.commit()
+        housing = reopen()
+        housing.register("w.1", [SCHEMA], [])
+    first, other = housing.get_steps("w.1", 2)
+    assert first.payload.starts_run
+    assert other.payload.starts_run
+    housing.commit()
+    housing = reopen()
+    housing.register("w.1", [SCHEMA], [first.token])
+    assert housing.report("w.1", report_of(first, State.READY, told=True)).step_state is State.READY
+    for _ in range(2):
+        again, other = sorted(housing.get_steps("w.1", 2), key=lambda each: each.instance_id)
+        assert (again.payload.starts_run, other.payload.starts_run) == (False, True)
+        housing.commit()
+        housing = reopen()
+        housing.register("w.1", [SCHEMA], [])
+
+
 def test_the_time_of_a_run_goes_on_from_the_start_of_each_later_broker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,13 @@ class LosesOutputs(MemoryBroker):
         return ""
 
 
+class LosesAStart(MemoryBroker):
+    """Does not ask whether anybody has told of the start of what is handed back."""
+
+    def report_steps(self, worker_id: str, reports: Sequence[StepReport]) -> list[ReportAnswer]:
+        return super().report_steps(worker_id, [msgspec.structs.replace(each, told=True) for each in reports])
+
+
 class LosesAnswers(MemoryBroker):
     def trade(self, worker_id: str, reports: Sequence[StepReport], room: int) -> Traded:
         return Traded((), super().trade(worker_id, reports, room).assignments)

@@ -45,6 +45,7 @@ PLANTS = [
     (broken.TellsOfOthers, "the_events_of_a_run", "of no other run", "the runs: "),
     (broken.StreamsForEver, "the_events_of_a_run", "ends with it", "nothing came of it in"),
     (broken.LosesCauses, "the_reported_exception_is_the_cause", "the exception that was reported", "the cause: "),
+    (broken.LosesAStart, "the_start_of_a_run_is_told_once", "the next one does", "[True, False, False, False]"),
     (broken.LosesAnswers, "a_run_can_be_traded_to_its_end", "gives answers in their order", "0 of 3 answers"),
 ]
 

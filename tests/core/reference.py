@@ -66,6 +66,7 @@ class RefRun:
     failed: list[str] = field(default_factory=list)
     started: bool = False
     started_by: str | None = None
+    start_token: int | None = None
     age: int = 0  #: smaller is older
 
     @property
@@ -251,7 +252,7 @@ class Reference:
         self.held[step.token] = (worker, run.name, step.schema.name)
         starts_run = run.started_by is None
         if starts_run:
-            run.state, run.started, run.started_by = RUNNING, True, worker
+            run.state, run.started, run.started_by, run.start_token = RUNNING, True, worker, step.token
         arguments = len(step.schema.predecessors) if step.schema.parameters else 0
         whom = (worker, step.token, run.name, step.schema.name)
         self._said.append(("assign", *whom, step.attempts, dict(step.failures), starts_run, arguments))
@@ -337,6 +338,8 @@ class Reference:
             return
         del self.held[token]
         step.token = None
+        if report.state is READY and token == run.start_token and not report.told:
+            run.started_by = None  # the next assignment tells of it
         while report.state is not SUCCEEDED and self._break_one(run):
             pass  # who was to follow it knows by itself
         delay = self._end_attempt(run, step, report, now)

@@ -410,6 +410,7 @@ class SchedulerModel(RuleBasedStateMachine):
                 error=error_info() if failed and names_token else None,
                 decision=decision if failed else None,
                 decided_by=0 if failed and decision and which % 2 else None,
+                told=state is State.READY and which % 3 == 0,
             )
             for assignment in assignments
         ]

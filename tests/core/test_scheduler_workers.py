@@ -11,7 +11,7 @@ from fuseline.scheduler import Finished, RunCancelled, StepCancelled, StepsReady
 from fuseline.scheduler.core import MAX_RESTARTS
 from fuseline.states import State
 
-from .helpers import ACCEPTED, STALE, Bench, dag
+from .helpers import ACCEPTED, STALE, Bench, dag, report_of
 
 
 def restart(bench: Bench, times: int) -> None:
@@ -213,7 +213,39 @@ def test_a_run_whose_first_step_was_handed_back_has_started_once():
     first = bench.take_one()
     bench.hand_back(first)
     assert bench.run().state is State.RUNNING
+    assert (first.payload.starts_run, bench.take_one().payload.starts_run) == (True, True)
+
+
+def test_a_start_that_was_told_is_not_told_again_though_the_step_is_handed_back():
+    bench = Bench(dag("a"))
+    bench.dispatch()
+    first = bench.take_one()
+    assert bench.report(report_of(first, State.READY, told=True)).status is ACCEPTED
     assert (first.payload.starts_run, bench.take_one().payload.starts_run) == (True, False)
+
+
+def test_only_who_was_to_tell_of_the_start_can_hand_that_back():
+    bench = Bench(dag("a b c"))
+    bench.register("v", bench.schema)
+    bench.dispatch()
+    a, b = bench.take_one("v"), bench.take_one("w")
+    bench.hand_back(b)
+    b = bench.take_one("w")
+    assert (a.payload.starts_run, b.payload.starts_run) == (True, False)
+    bench.hand_back(a, worker="v")
+    a, c = bench.take(2, "w")
+    assert (a.payload.starts_run, c.payload.starts_run) == (True, False)
+    for each in (a, b, c):
+        bench.succeed(each)
+    assert bench.told(Finished) == [Finished(bench.schema.workflow_id, "r", State.SUCCEEDED, None)]
+
+
+def test_nobody_is_told_of_the_end_of_a_run_whose_start_nobody_knows_of():
+    bench = Bench(dag("a>b"))
+    bench.dispatch()
+    bench.hand_back(bench.take_one())
+    bench.cancel()
+    assert bench.told(Finished) == [Finished(bench.schema.workflow_id, "r", State.CANCELLED, None)]
 
 
 def test_a_step_handed_back_is_taken_before_its_siblings():

@@ -21,6 +21,7 @@ class Witness:
         self._outcomes: dict[tuple[str, str | None], object] = {}
         self._announced: Counter[str] = Counter()
         self._promised: dict[tuple[str, str], int] = {}  #: {(run, step) that was handed out before its time: its token}
+        self._starters: dict[str, tuple[str, str, int]] = {}  #: {run: which attempt, by its step, tells of its start}
         self._causes: Counter[tuple[str, str]] = Counter()  #: of starts after the first, but for restarts
 
     def follow(self, scheduler: Scheduler) -> None:
@@ -85,6 +86,7 @@ class Witness:
         causes = 1 + self._causes[key] + run.restarts.get(run.plan.index[assignment.step_name], 0)
         assert assignment.attempt == causes, "extra starts have a recorded cause"
         if assignment.payload.starts_run:
+            self._starters[assignment.instance_id] = (*key, assignment.attempt)
             self._announced[f"start of {run.instance_id}"] += 1
         assert self._announced[f"start of {run.instance_id}"] == 1, "exactly one assignment starts a run"
 
@@ -104,7 +106,10 @@ class Witness:
         if answer.step_state in (None, State.PENDING):
             return
         if report.state is State.READY:
-            self._starts[report.instance_id, report.step_name] -= 1  # it was never begun
+            key = (report.instance_id, report.step_name)
+            if self._starters[report.instance_id] == (*key, self._starts[key]) and not report.told:
+                self._announced[f"start of {report.instance_id}"] = 0  # the next assignment starts it
+            self._starts[key] -= 1  # it was never begun
         elif answer.step_state is State.RETRYING:
             self._causes[report.instance_id, report.step_name] += 1
 

@@ -323,7 +323,7 @@ def test_a_store_of_the_version_before_gets_its_table(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     LocalBroker(path).close()
     with contextlib.closing(sqlite3.connect(path)) as file:
-        file.executescript("DROP TABLE outputs; PRAGMA user_version = 1")
+        file.executescript("DROP TABLE outputs; ALTER TABLE runs DROP COLUMN start_token; PRAGMA user_version = 1")
     workflow = Workflow(outputs=[Say()])
     with LocalBroker(path) as broker:
         run = broker.dispatch_workflow(workflow.to_schema(), {"text": "kept"})

@@ -27,7 +27,7 @@ CREATE TABLE workflows (
     UNIQUE (workflow_id, fingerprint));
 CREATE TABLE runs (
     number INTEGER PRIMARY KEY, instance_id TEXT NOT NULL UNIQUE, workflow INTEGER NOT NULL REFERENCES workflows,
-    state TEXT NOT NULL, cancelled INTEGER NOT NULL, started_by TEXT, inputs BLOB NOT NULL,
+    state TEXT NOT NULL, cancelled INTEGER NOT NULL, started_by TEXT, start_token INTEGER, inputs BLOB NOT NULL,
     created REAL NOT NULL, started REAL, finished REAL);
 CREATE INDEX open_runs ON runs (number) WHERE finished IS NULL;
 CREATE INDEX ended_runs ON runs (finished) WHERE finished IS NOT NULL;
@@ -47,7 +47,7 @@ CREATE TABLE outputs (
     PRIMARY KEY (run, step, attempt)) WITHOUT ROWID;
 """
 #: {version of the tables: what makes them those of the next version}
-_UPGRADES = {1: _OUTPUTS}
+_UPGRADES = {1: _OUTPUTS, 2: "ALTER TABLE runs ADD COLUMN start_token INTEGER"}
 
 #: Of how many openings it is kept when they were.
 _OPENINGS = 1000

@@ -31,7 +31,7 @@ __all__ = [
 #: In the header of a store, so that it is told from the SQLite files of other programs: "FuLi".
 APPLICATION_ID = 0x46754C69
 #: Of the tables.
-VERSION = 2
+VERSION = 3
 
 #: What an acknowledged change survives: power cuts, too, or only the end of any process.
 Durability = Literal["power", "process"]

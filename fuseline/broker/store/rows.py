@@ -37,7 +37,9 @@ __all__ = [
     "step_tables",
 ]
 
-RUN_COLUMNS = "number, instance_id, workflow, state, cancelled, started_by, inputs, created, started, finished"
+RUN_COLUMNS = (
+    "number, instance_id, workflow, state, cancelled, started_by, start_token, inputs, created, started, finished"
+)
 _PLAIN_STEP_COLUMNS = "place, state, attempts, restarts, result, cause, started, finished, unwanted"
 STEP_COLUMNS = f"{_PLAIN_STEP_COLUMNS}, failures, error, due"
 OUTPUT_COLUMNS = "run, step, attempt, text"
@@ -77,6 +79,7 @@ def run_row(run: Run, workflow: int, epoch: float) -> tuple[Any, ...]:
         run.state,
         _ended_by(run),
         run.started_by,
+        run.start_token,
         packed_inputs(run),
         run.created + epoch,
         _shifted(run.started, epoch),
@@ -85,9 +88,9 @@ def run_row(run: Run, workflow: int, epoch: float) -> tuple[Any, ...]:
 
 
 def changed_run_row(run: Run, epoch: float) -> tuple[Any, ...]:
-    """Return what may change of a run: state, cancelled, started_by, started, finished; then its number."""
+    """Return what may change of a run: state, cancelled, started_by, start_token, started, finished; its number."""
     started, finished = _shifted(run.started, epoch), _shifted(run.finished, epoch)
-    return (run.state, _ended_by(run), run.started_by, started, finished, run.number)
+    return (run.state, _ended_by(run), run.started_by, run.start_token, started, finished, run.number)
 
 
 def _ended_by(run: Run) -> int:
@@ -162,6 +165,7 @@ class Claims(NamedTuple):
     live: Sequence[Sequence[Any]] = ()
     started: float | None = None  #: when the first one was handed out, since the run was dispatched or resumed
     started_by: str | None = None  #: and to whom
+    start_token: int | None = None  #: and which token it had
     spent: float | None = None  #: seconds in which the run was worked on since then, as far as its moves tell
 
 
@@ -173,7 +177,7 @@ def run_record(
     Args:
         folder: of the files of values.
     """
-    number, instance_id, _, state, cancelled, started_by, inputs, created, started, finished = row
+    number, instance_id, _, state, cancelled, started_by, start_token, inputs, created, started, finished = row
     names = [step.name for step in schema.steps]
     steps = dict.fromkeys(names, StepRecord(state=State.PENDING))
     first, _ = places_of(number)
@@ -186,7 +190,9 @@ def run_record(
             )
     failed = [name for name, step in steps.items() if step.state is State.FAILED]
     if finished is None:
-        started, started_by = started or claims.started, started_by or claims.started_by
+        started = started or claims.started
+        if start_token is None:  # else it was handed back once, and the moves do not tell
+            started_by, start_token = claims.started_by, claims.start_token
         state = State.PENDING if started is None else State.RUNNING
     return RunRecord(
         instance_id=instance_id,
@@ -200,6 +206,7 @@ def run_record(
         steps=steps,
         failed=tuple(sorted(failed, key=lambda name: steps[name].finished or 0.0)),
         started_by=started_by,
+        start_token=start_token,
         created=created,
         started=started,
         finished=finished,

@@ -149,7 +149,8 @@ class Store:
             self._add_files((run, value) for run in changes.new_runs for value in run.inputs.values())
         if changes.runs:
             self._db.run_many(
-                "UPDATE runs SET state = ?, cancelled = ?, started_by = ?, started = ?, finished = ? WHERE number = ?",
+                "UPDATE runs SET state = ?, cancelled = ?, started_by = ?, start_token = ?, started = ?, finished = ? "
+                "WHERE number = ?",
                 [changed_run_row(run, epoch) for run in changes.runs],
             )
         for run in changes.revived:
@@ -412,7 +413,7 @@ class Store:
             (number,),
         )
         first = self._db.one(
-            "SELECT at, worker_id, seq FROM moves WHERE run = ? AND token IS NOT NULL AND seq > "
+            "SELECT at, worker_id, token, seq FROM moves WHERE run = ? AND token IS NOT NULL AND seq > "
             "(SELECT coalesce(max(seq), 0) FROM moves WHERE run = ? AND step IS NULL) ORDER BY seq LIMIT 1",
             (number, number),
         )
@@ -420,13 +421,14 @@ class Store:
             return Claims([row[:5] for row in live])
         # Within the life of one broker, which is in the high bits of ``seq``, times come from one monotonic clock. In
         # the first life the time of the run began with its first step, in the others with the broker's own start.
+        at, worker_id, token, seq = first
         (spent,) = self._db.one(
             "SELECT sum(max(0.0, last - CASE WHEN life = ? THEN began ELSE coalesce(value, began) END)) FROM "
             "(SELECT seq >> 40 AS life, min(at) AS began, max(at) AS last FROM moves WHERE run = ? AND seq >= ? "
             "GROUP BY seq >> 40) LEFT JOIN meta ON name = 'opened ' || life",
-            (first[2] >> 40, number, first[2]),
+            (seq >> 40, number, seq),
         )
-        return Claims([row[:5] for row in live], first[0], first[1], spent)
+        return Claims([row[:5] for row in live], at, worker_id, token, spent)
 
     def _schema(self, key: int) -> WorkflowSchema:
         schema = self._schemas.get(key)
