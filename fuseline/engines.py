@@ -271,7 +271,7 @@ class ProcessEngine:
         step.state, step.error = State.RUNNING, None
         if served.observers.heed_starts:
             context = context_of(assignment.step_name, assignment.payload, assignment.workflow_id)
-            served.observers.step_started(context, step, starts_run=assignment.payload.starts_run)
+            served.observers.step_started(context, step, starts_run=lane.start_run(assignment.instance_id))
 
     def _heed(self, lane: Lane, notices: Sequence[Notice], unwanted: Collection[int]) -> None:
         if unwanted:
@@ -318,7 +318,7 @@ class ProcessEngine:
             decision=decision,
             decided_by=decided_by,
             output=report.output,
-            told=state is State.READY and lane.was_told(report.token),
+            told=state is State.READY and lane.give_back(assignment),
         )
         return End(said, assignment, step, served.observers, error)
 

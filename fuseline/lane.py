@@ -54,7 +54,7 @@ class Lane:
         self.unanswered: deque[End] = deque()  #: what the broker was told, and has not answered yet
         self._held: dict[int, StepAssignment] = {}  #: of runs that may have failed: submitted when that is known
         self._given_back: list[AttemptReport] = []  #: those that ``poll`` has not returned yet
-        self._refused: set[int] = set()  #: tokens of what was given back, and never submitted
+        self._unstarted: set[str] = set()  #: runs of whose start it is to tell, and has not
         self.worker_id = ""
         self.is_started = False
 
@@ -78,7 +78,7 @@ class Lane:
         self.unanswered.clear()
         self._held.clear()
         self._given_back.clear()
-        self._refused.clear()
+        self._unstarted.clear()
 
     # -- assignments --------------------------------------------------------------------------------------------------
 
@@ -97,8 +97,7 @@ class Lane:
         Args:
             failing: runs that have failed unless the broker says otherwise. What belongs to them is kept back.
         """
-        arrived = {assignment.token: assignment for assignment in assignments}
-        self.running.update(arrived)
+        arrived = self._take_in(assignments)
         if not (failing or self._held):
             self.untold.update(arrived)
             self.executor.submit(list(arrived.values()))
@@ -111,27 +110,36 @@ class Lane:
 
     def refuse(self, assignments: Iterable[StepAssignment]) -> None:
         """Take assignments in, and give them back."""
+        self._given_back += map(never_started, self._take_in(assignments).values())
+
+    def _take_in(self, assignments: Iterable[StepAssignment]) -> dict[int, StepAssignment]:
+        arrived = {}
         for assignment in assignments:
-            self.running[assignment.token] = assignment
-            self._give_back(assignment)
+            arrived[assignment.token] = assignment
+            if assignment.payload.starts_run and self.workflows[assignment.workflow_id].observers.heed_starts:
+                self._unstarted.add(assignment.instance_id)
+        self.running.update(arrived)
+        return arrived
 
     def recall(self, tokens: Collection[int] | None = None) -> None:
         """Give back the assignments that were not begun; all, or those that are named."""
         self.executor.recall(tokens)
         for token in list(self._held):
             if tokens is None or token in tokens:
-                self._give_back(self._held.pop(token))
+                self._given_back.append(never_started(self._held.pop(token)))
 
-    def _give_back(self, assignment: StepAssignment) -> None:
-        self._refused.add(assignment.token)
-        self._given_back.append(never_started(assignment))
-
-    def was_told(self, token: int) -> bool:
-        """Return whether the start of what is handed back was observed all the same, and forget of it."""
-        if token in self._refused:
-            self._refused.remove(token)
+    def start_run(self, instance_id: str) -> bool:
+        """Return whether the start of a run is to be told now: with that of the first of its steps that begins here."""
+        if instance_id not in self._unstarted:
             return False
-        return self.untold.pop(token, None) is None
+        self._unstarted.remove(instance_id)
+        return True
+
+    def give_back(self, assignment: StepAssignment) -> bool:
+        """Forget of an assignment that was not begun; return whether the start of its run was told."""
+        self.untold.pop(assignment.token, None)
+        heeds = self.workflows[assignment.workflow_id].observers.heed_starts
+        return assignment.payload.starts_run and heeds and not self.start_run(assignment.instance_id)
 
     def poll(self) -> list[AttemptReport]:
         """Do what can be done without waiting, and return the reports that are new."""

@@ -94,7 +94,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, array_like=True, dict=T
     #: {place of a policy among the step's policies: failures it has decided so far}
     failures: dict[int, int] = msgspec.field(default_factory=dict)
     instance_id: str | None = None
-    starts_run: bool = False  #: whether whoever begins the attempt tells that its run starts
+    starts_run: bool = False  #: whether who gets it tells observers that the run starts
 
     @property
     def note(self) -> Note | None:
@@ -211,7 +211,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     decision: FailureDecision | None = None
     decided_by: int | None = None  #: place of the policy that decided, among the step's policies
     output: str = ""  #: the end of what the attempt has printed and logged
-    told: bool = False  #: whether observers know of the start of what is handed back as READY
+    told: bool = False  #: whether observers know of the start of the run, though this is handed back as READY
 
 
 class ReportStatus(enum.StrEnum):

@@ -1,7 +1,7 @@
 """Tells the observers of a workflow what happens to its runs: the same calls for an engine and a hand-written worker.
 
 A broker answers each report, and says with assignments and answers which event they are: so each hook is called exactly
-once per event, by whoever works on the step.
+once per event, by whoever works on the step. Only who is killed takes along what it has not told.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Observers:
         )
 
     def step_started(self, context: RunContext, step: Step, *, starts_run: bool) -> None:
-        """Tell that a step was handed out; ``starts_run`` if it is the first of its run."""
+        """Tell that a step begins; ``starts_run`` if nobody knows yet that its run does."""
         if starts_run:
             self._tell("on_workflow_start", _whole_run(context), self._workflow)
         self._tell("on_step_start", context, step)

@@ -47,8 +47,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     inputs: Mapping[str, Value]
     steps: Mapping[str, StepRecord]  #: by name, in the order of the schema
     failed: tuple[str, ...] = ()  #: names of steps, in the order in which they failed
-    started_by: str | None = None  #: the worker that tells of its start
-    start_token: int | None = None  #: of the assignment that does; 0 if it was handed back, and no other does yet
+    started_by: str | None = None  #: the worker that was to tell of its start, the last one
+    start_token: int | None = None  #: of the assignment with which it was; 0 if that was handed back, and no other is
     created: float
     started: float | None = None
     finished: float | None = None

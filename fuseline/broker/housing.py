@@ -200,9 +200,10 @@ class Housing:
                 token, worker_id = run.running[step], run.workers[step]
             elif settles or state is not State.READY or run.attempts[step]:
                 changes.steps.setdefault((run, step), None)
-        # When a run began and ended, and with which steps, can be seen without a row for it; who tells of its start,
-        # too, unless it was handed back.
-        if run.start_came_back:
+        # When a run began and ended, and with which steps, can be seen without a row for it; and who is to tell of its
+        # start, as long as that is the one who got its first step.
+        if run.start_differs:
+            run.start_differs = False
             changes.runs[run] = None
         is_stored = name is not None and (run.started is not None or state is not State.READY)
         if is_stored or self.watched:

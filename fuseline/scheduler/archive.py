@@ -83,7 +83,6 @@ def restore_run(record: RunRecord, plan: Plan, epoch: float) -> Run:
     run.timed_out = record.timed_out is not None
     run.started_by = record.started_by
     run.start_token = record.start_token
-    run.start_came_back = record.start_token == 0
     run.started = _shift(record.started, -epoch)
     run.finished = _shift(record.finished, -epoch)
     for step, name in enumerate(plan.names):
@@ -131,7 +130,9 @@ def _restore_step(run: Run, step: int, known: StepRecord, epoch: float) -> None:
 
 
 def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
-    """Return the record of a run that has ended as one that goes on, in a workflow with this plan.
+    """Return the record of a run that has ended, or waits, as one that goes on, in a workflow with this plan.
+
+    If it had ended, its start is told anew.
 
     What succeeded or was skipped is kept, unless a step that starts anew needs a result that is not there.
 
@@ -170,8 +171,8 @@ def revive_record(record: RunRecord, plan: Plan) -> RunRecord:
         steps={name: steps[step] for name, step in plan.index.items()},
         failed=(),
         finished=None,
-        started_by=None,
-        start_token=None,
+        started_by=None if record.state.is_settled else record.started_by,
+        start_token=None if record.state.is_settled else record.start_token,
         spent=None,
         timed_out=None,
     )

@@ -444,8 +444,9 @@ class Scheduler:
             run.timed_from = now
             if run.plan.timeout is not None:
                 self._deadlines.add(run, now + run.plan.timeout)
-        starts_run = run.started_by is None
+        starts_run = not run.start_token
         if starts_run:
+            run.start_differs = run.start_token is not None
             run.started_by, run.start_token = worker_id, token
         return self._hand_out(run, step, token, run.attempts[step], starts_run, None)
 

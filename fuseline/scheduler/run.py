@@ -49,7 +49,7 @@ class Run:
         "restarts",
         "results",
         "running",
-        "start_came_back",
+        "start_differs",
         "start_token",
         "started",
         "started_by",
@@ -104,9 +104,12 @@ class Run:
         self.timed_out = False  #: whether it has had its time
         self.was_restored = False  #: whether it went on from a record
         self.unwanted: set[int] = set()  #: steps whose end somebody has asked for
-        self.started_by: str | None = None  #: the worker that tells of its start
-        self.start_token: int | None = None  #: of the assignment that does; 0 after it was handed back with that untold
-        self.start_came_back = False  #: whether that has happened
+        self.started_by: str | None = None  #: the worker that was to tell of its start, the last one
+        #: of the assignment with which it was; 0 after that was handed back untold, until the next
+        self.start_token: int | None = None
+        self.start_differs = (
+            False  #: whether these two are no longer those of the first assignment, and are to be recorded
+        )
         self.created = now
         self.taken_up = now  #: when it was dispatched, or went on from a record
         self.started: float | None = None
@@ -302,8 +305,8 @@ class Run:
         self._give_up_dependents(step, State.SKIPPED, f"step {self.plan.names[step]!r} was skipped", now)
 
     def untell_start(self) -> None:
-        """Let the next assignment tell of the start: the one that was to do so came back."""
-        self.started_by, self.start_token, self.start_came_back = None, 0, True
+        """Let the next assignment be the one to tell of the start."""
+        self.start_token, self.start_differs = 0, True
 
     def give_back(self, step: int, cause: str, now: float) -> None:
         """Make a step that was handed out ready again, or cancel it if it may not start any more."""

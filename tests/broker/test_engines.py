@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fuseline import ProcessEngine, RunFailed, State, Step, Workflow
-from fuseline.broker import Broker, LocalBroker
+from fuseline.broker import Broker, LocalBroker, MemoryBroker
 from fuseline.broker.base import Traded
 from fuseline.executors.base import never_started
 from fuseline.executors.inline import InlineExecutor
@@ -81,18 +81,22 @@ def test_hooks_are_called_once_per_event_however_often_the_broker_is_killed(stor
 
 
 class Queueing(InlineExecutor):
-    """Takes three steps, and begins one when it is asked for reports."""
+    """Takes some steps, and begins one when it is asked for reports; all have had their turn, if it is ``eager``."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int, *, eager: bool = False) -> None:
         super().__init__()
+        self._room = room
+        self._eager = eager
         self._queue: deque[StepAssignment] = deque()
         self._begun: list[int] = []
 
     def free_slots(self) -> int:
-        return 3 - len(self._queue)
+        return self._room - len(self._queue)
 
     def submit(self, assignments: Sequence[StepAssignment]) -> None:
         self._queue.extend(assignments)
+        if self._eager:
+            self._begun += [assignment.token for assignment in assignments]
         self._inbox.wake()
 
     def poll(self) -> list[AttemptReport]:
@@ -107,34 +111,96 @@ class Queueing(InlineExecutor):
         return begun
 
     def recall(self, tokens: Collection[int] | None = None) -> None:
-        while self._queue:
-            self._inbox.put(never_started(self._queue.popleft()))
+        for assignment in list(self._queue):
+            if tokens is None or assignment.token in tokens:
+                self._queue.remove(assignment)
+                self._inbox.put(never_started(assignment))
 
 
 class Tell(Step):
+    """Says that it runs; number 0 stops the engine."""
+
+    def __init__(self, said: list[int], engines: list[ProcessEngine], **options: Any) -> None:
+        super().__init__(**options)
+        self.said = said
+        self.engines = engines
+
     def run_step(self, number: int) -> int:
-        TOLD.append(number)
+        self.said.append(number)
         if number == 0:
-            ENGINES.pop().stop()
+            self.engines[0].stop()
         return number
 
 
-TOLD: list[int] = []
-ENGINES: list[ProcessEngine] = []
-
-
-def test_hooks_are_called_once_though_an_engine_stops_that_has_not_begun_all_it_holds(broker: Broker) -> None:
-    count = Count()
-    workflow = Workflow(outputs=[Tell()], name="tell", policies=[count])
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_start_is_told_once_though_an_engine_stops_that_has_not_begun_all_it_holds(
+    broker: Broker, *, eager: bool
+) -> None:
+    count, said, engines = Count(), list[int](), list[ProcessEngine]()
+    workflow = Workflow(outputs=[Tell(said, engines)], name="tell", policies=[count])
     runs = broker.dispatch_many(workflow.to_schema(), [{"number": number} for number in range(3)])
-    ENGINES.append(ProcessEngine(broker, [workflow], executor=Queueing()))
-    ENGINES[0].work()
-    assert (TOLD, count.calls["workflow_start"]) == ([0], 1)
+    engines.append(ProcessEngine(broker, [workflow], executor=Queueing(3, eager=eager)))
+    engines[0].work()
+    assert (said, count.calls["workflow_start"]) == ([0], 3 if eager else 1)
     assert broker.get_run(runs[2]).state is State.RUNNING, "it was handed out, and given back"
     ProcessEngine(broker, [workflow], executor="inline").work()
-    assert [broker.result(run) for run in runs] == TOLD == [0, 1, 2]
-    TOLD.clear()
-    assert count.calls == {"workflow_start": 3, "workflow_succeeded": 3, "step_start": 3, "step_success": 3}
+    assert [broker.result(run) for run in runs] == said == [0, 1, 2]
+    starts = 5 if eager else 3  # of steps: the turn of two has come twice
+    assert count.calls == {"workflow_start": 3, "workflow_succeeded": 3, "step_start": starts, "step_success": 3}
+
+
+class StopsBeforeItTakes(LocalBroker):
+    """Stops its engine when it has steps for it."""
+
+    engine: ProcessEngine | None = None
+
+    def trade(self, worker_id: str, reports: Any, room: int) -> Traded:
+        traded = super().trade(worker_id, reports, room)
+        if self.engine is not None and traded.assignments:
+            self.engine.stop()
+            self.engine = None
+        return traded
+
+
+def test_a_start_is_told_once_though_what_arrives_is_handed_back_at_once(store: Path) -> None:
+    count = Count()
+    workflow = adding()
+    workflow.add_policy(count)
+    with StopsBeforeItTakes(store) as broker:
+        run = broker.dispatch_workflow(workflow.to_schema(), {"a": 1})
+        broker.engine = engine = ProcessEngine(broker, [workflow], executor=Queueing(1))
+        engine.work()
+        ProcessEngine(broker, [workflow], executor="inline").work()
+        assert broker.result(run) == 22
+    wait_gone(broker.pid)
+    assert count.calls == {"workflow_start": 1, "workflow_succeeded": 1, "step_start": 2, "step_success": 2}
+
+
+class Order(WorkflowPolicy):
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_workflow_start(self, workflow: Workflow) -> None:
+        self.calls.append("start")
+
+    def on_workflow_finished(self, workflow: Workflow, state: State) -> None:
+        self.calls.append(f"{state}")
+
+    def on_step_start(self, step: Step) -> None:
+        self.calls.append(f"start of {step.name}")
+
+
+class LastFirst(Queueing):
+    def submit(self, assignments: Sequence[StepAssignment]) -> None:
+        super().submit(assignments[::-1])
+
+
+def test_the_start_of_a_run_is_told_before_whichever_of_its_steps_begins_first() -> None:
+    order, broker = Order(), MemoryBroker()
+    workflow = Workflow(outputs=[Fail(name="a"), Fail(name="b")], name="failing", policies=[order])
+    broker.dispatch_workflow(workflow.to_schema())
+    ProcessEngine(broker, [workflow], executor=LastFirst(2)).work()
+    assert order.calls == ["start", "start of b", "FAILED"], "a was recalled"
 
 
 class KilledAfterCommit(LocalBroker):

@@ -267,6 +267,36 @@ def test_a_start_that_nobody_could_tell_of_goes_with_the_next_assignment_however
         housing.register("w.1", [SCHEMA], [])
 
 
+def test_the_start_of_a_run_that_is_resumed_is_told_once_more_and_that_of_one_that_waits_is_not(
+    housing: Housing, reopen: Reopen
+) -> None:
+    schema = dag("a b>c", name="other")
+    housing.register("w.2", [schema], [])
+    housing.dispatch(schema, "s", {})
+    a, b = housing.get_steps("w.2", 2)
+    housing.report("w.2", report_of(a, State.FAILED))
+    housing.report("w.2", report_of(b, State.READY))
+    assert housing.ask.record("s").state is State.FAILED
+    assert housing.resume("s", None, changed=False)
+    [first] = housing.get_steps("w.2", 1)
+    assert first.payload.starts_run
+    housing.commit()
+    housing = reopen()
+    housing.register("w.2", [schema], [first.token])
+    [second] = housing.get_steps("w.2", 1)
+    assert not second.payload.starts_run
+    for each in (first, second):
+        housing.report("w.2", report_of(each, State.SUCCEEDED, result=encode(1)))
+    housing.worker_left("w.2")
+    changed = dag("a b>c>d", name="other")
+    assert housing.migrate(changed) == ["s"]
+    housing.commit()
+    housing = reopen()
+    housing.register("w.2", [changed], [])
+    [third] = housing.get_steps("w.2", 1)
+    assert (third.step_name, third.payload.starts_run) == ("c", False)
+
+
 def test_the_time_of_a_run_goes_on_from_the_start_of_each_later_broker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

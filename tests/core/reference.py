@@ -250,7 +250,7 @@ class Reference:
         step.state, step.token = RUNNING, self.last_token
         step.attempts += 1
         self.held[step.token] = (worker, run.name, step.schema.name)
-        starts_run = run.started_by is None
+        starts_run = run.start_token is None
         if starts_run:
             run.state, run.started, run.started_by, run.start_token = RUNNING, True, worker, step.token
         arguments = len(step.schema.predecessors) if step.schema.parameters else 0
@@ -339,7 +339,7 @@ class Reference:
         del self.held[token]
         step.token = None
         if report.state is READY and token == run.start_token and not report.told:
-            run.started_by = None  # the next assignment tells of it
+            run.start_token = None  # the next assignment tells of it
         while report.state is not SUCCEEDED and self._break_one(run):
             pass  # who was to follow it knows by itself
         delay = self._end_attempt(run, step, report, now)
@@ -459,7 +459,7 @@ class Reference:
         for other in anew:
             run.steps[other] = RefStep(run.steps[other].schema, attempts=run.steps[other].attempts)
         run.state = RUNNING if run.started else PENDING
-        run.cancelled, run.failed, run.started_by = False, [], None
+        run.cancelled, run.failed, run.started_by, run.start_token = False, [], None, None
         self.runs[name] = run
         self._settle(run)
         self._stamp_ready(run)

@@ -80,7 +80,7 @@ def test_a_run_goes_on_from_any_moment_to_the_same_end():
 
 
 #: What does not go into the record, or follows from when it is read.
-OWN = {"plan", "was_restored", "taken_up", "timed_from", "queued", "ready"}
+OWN = {"plan", "was_restored", "start_differs", "taken_up", "timed_from", "queued", "ready"}
 
 
 def assert_same(run: Run, other: Run) -> None:

@@ -240,12 +240,18 @@ def test_only_who_was_to_tell_of_the_start_can_hand_that_back():
     assert bench.told(Finished) == [Finished(bench.schema.workflow_id, "r", State.SUCCEEDED, None)]
 
 
-def test_nobody_is_told_of_the_end_of_a_run_whose_start_nobody_knows_of():
-    bench = Bench(dag("a>b"))
-    bench.dispatch()
-    bench.hand_back(bench.take_one())
-    bench.cancel()
-    assert bench.told(Finished) == [Finished(bench.schema.workflow_id, "r", State.CANCELLED, None)]
+def test_of_an_end_that_no_report_brings_they_are_told_who_got_the_start_last():
+    bench = Bench(dag("a b"))
+    bench.register("v", bench.schema)
+    for last in "wv":
+        bench.dispatch(last)
+        bench.hand_back(bench.take_one("w"))
+        a, b = bench.take_one(last), bench.take_one("v")
+        assert (a.payload.starts_run, b.payload.starts_run) == (True, False)
+        bench.hand_back(a, worker=last)
+        bench.succeed(b, worker="v")
+        bench.cancel(last)
+        assert [(end.state, end.tell) for end in bench.told(Finished)] == [(State.CANCELLED, last)]
 
 
 def test_a_step_handed_back_is_taken_before_its_siblings():

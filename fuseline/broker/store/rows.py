@@ -191,7 +191,7 @@ def run_record(
     failed = [name for name, step in steps.items() if step.state is State.FAILED]
     if finished is None:
         started = started or claims.started
-        if start_token is None:  # else it was handed back once, and the moves do not tell
+        if start_token is None:
             started_by, start_token = claims.started_by, claims.start_token
         state = State.PENDING if started is None else State.RUNNING
     return RunRecord(
