@@ -149,24 +149,27 @@ def test_a_start_is_told_once_though_an_engine_stops_that_has_not_begun_all_it_h
     assert count.calls == {"workflow_start": 3, "workflow_succeeded": 3, "step_start": starts, "step_success": 3}
 
 
-class StopsBeforeItTakes(LocalBroker):
-    """Stops its engine when it has steps for it."""
+class StopsBeforeItGives(LocalBroker):
+    """Stops its engine when it has steps for it, and gives them only then."""
 
     engine: ProcessEngine | None = None
+    late: Sequence[StepAssignment] = ()
 
     def trade(self, worker_id: str, reports: Any, room: int) -> Traded:
-        traded = super().trade(worker_id, reports, room)
-        if self.engine is not None and traded.assignments:
+        answers, assignments = super().trade(worker_id, reports, room)
+        late, self.late = self.late, ()
+        if self.engine is not None and assignments:
             self.engine.stop()
-            self.engine = None
-        return traded
+            self.engine, self.late, assignments = None, assignments, ()
+            self.news(worker_id).set()
+        return Traded(answers, [*late, *assignments])
 
 
 def test_a_start_is_told_once_though_what_arrives_is_handed_back_at_once(store: Path) -> None:
     count = Count()
     workflow = adding()
     workflow.add_policy(count)
-    with StopsBeforeItTakes(store) as broker:
+    with StopsBeforeItGives(store) as broker:
         run = broker.dispatch_workflow(workflow.to_schema(), {"a": 1})
         broker.engine = engine = ProcessEngine(broker, [workflow], executor=Queueing(1))
         engine.work()
