@@ -152,7 +152,22 @@ def test_what_a_killed_program_has_left_is_removed_by_the_next() -> None:
     assert not folder.exists()
 
 
-def test_what_others_have_that_live_stays(homes: tuple[Path, Path]) -> None:
+@pytest.fixture(params=["/proc", "no /proc"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A system that tells of its processes in files, as Linux does, or one that does not."""
+    if request.param == "no /proc":
+        exists = os.path.exists
+
+        def refuse(path: str, *args: object) -> None:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(vault, "open", refuse, raising=False)
+        monkeypatch.setattr(vault.os, "readlink", refuse)
+        monkeypatch.setattr(vault.os.path, "exists", lambda path: path != "/proc/self/stat" and exists(path))
+    return str(request.param)
+
+
+def test_what_others_have_that_live_stays(homes: tuple[Path, Path], system: str) -> None:
     first, second = vault.Vault(), vault.Vault()
     assert first.workplace.values is not None
     base = first.workplace.values.parent
@@ -160,13 +175,15 @@ def test_what_others_have_that_live_stays(homes: tuple[Path, Path]) -> None:
     space, pid, start, _ = first.workplace.values.name.split("-")
     other_space, unknown = base / f"1{space}-{pid}-0-{uuid.uuid4().hex}", base / "something else"
     reused = base / f"{space}-{pid}-1{start}-{uuid.uuid4().hex}"
-    for each in (other_space, unknown, reused):
+    gone = base / f"{space}-{2**22 + 1}-{start}-{uuid.uuid4().hex}"  # more than any process of Linux has
+    for each in (other_space, unknown, reused, gone):
         each.mkdir()
     vault.Vault().close()
     assert first.workplace.values.exists()
     assert other_space.exists()
     assert unknown.exists()
     assert not reused.exists()
+    assert not gone.exists()
     for each in (first, second):
         each.close()
         each.close()
