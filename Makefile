@@ -22,7 +22,7 @@ test: $(VENV)/.dev ## run the tests (ARGS="-k retry" picks some, "-p randomly" s
 torture: $(VENV)/.peers ## compare how process pools bear hostile steps (ARGS="--only fuseline,loky --markdown")
 	$(BIN)/python -m benchmarks.torture $(ARGS)
 
-bench: $(VENV)/.bench ## compare what a step costs in each library, and write docs/performance.md (ARGS="--only fuseline,pebble --works flat")
+bench: $(VENV)/.bench ## compare what a step costs in each library, and write docs/performance.md (ARGS="--only fuseline,pebble --works flat": only print some)
 	$(BIN)/python -m benchmarks.speed --json bench.json --page $(ARGS)
 
 bench-quick: $(VENV)/.bench ## two minutes of it: is something slower than accepted? (ARGS=--accept to accept it)

@@ -129,13 +129,42 @@ def test_targets_know_whether_they_are_met() -> None:
 def test_the_guard_tells_what_is_slower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(guard, "ACCEPTED", tmp_path / "accepted.json")
     results = some_results()
-    assert guard.compare(results) == ([], True)
+    fine = "guard: nothing is slower than accepted"
+    assert guard.compare(results) == ([fine], True)
     guard.accept(results)
-    assert guard.compare(results) == (["flat: 0.40 of pebble, accepted 0.40: as before"], True)
+    flat = "flat: {} of pebble, accepted 0.40, 1.5 times that allowed: {}"
+    durable = "durable: 0.50 of pebble, accepted 0.50, 1.5 times that allowed: as before"
+    assert guard.compare(results) == ([durable, flat.format("0.40", "as before"), fine], True)
     results.measured["flat", "fuseline"] = [0.35]
-    assert guard.compare(results) == (["flat: 0.70 of pebble, accepted 0.40: slower"], False)
+    slower = [durable, flat.format("0.70", "slower"), "guard: 1 of 2 fail, or are slower than accepted"]
+    assert guard.compare(results) == (slower, False)
     results.measured["flat", "fuseline"] = [0.1]
-    assert guard.compare(results) == (["flat: 0.20 of pebble, accepted 0.40: faster"], True)
+    assert guard.compare(results) == ([durable, flat.format("0.20", "faster"), fine], True)
+
+
+def test_the_guard_lets_nothing_pass_that_fails_or_was_not_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(guard, "ACCEPTED", tmp_path / "accepted.json")
+    guard.accept(some_results())
+    for library, said in (("fuseline", "flat: fuseline fails: wrong"), ("pebble", "durable: there is nothing to")):
+        results = some_results()
+        del results.measured["flat", library]
+        results.problems["flat", library] = "wrong"
+        lines, is_fine = guard.compare(results)
+        assert not is_fine
+        assert any(line.startswith(said) for line in lines), lines
+
+
+def test_a_part_of_the_measurements_is_not_written_into_the_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "performance.md"
+    monkeypatch.setattr(page, "PAGE", path)
+    said = CliRunner().invoke(main, ["--only", "fuseline", "--works", "import", "--repeat", "1", "--page"])
+    assert said.exit_code == 0, said.output
+    assert "stays as it is" in said.output
+    assert not path.exists()
 
 
 def test_the_page_has_numbers_between_its_marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
