@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from typing import Any, ClassVar
 
 from fuseline.processes.inherited import InheritedFd
@@ -28,7 +29,9 @@ class SharedMemory:
         return _attach, (type(self), InheritedFd(self._fd))
 
     def _map(self) -> mmap.mmap:
-        return mmap.mmap(self._fd, self.size)
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(self._fd, self.size, trackfd=False)
+        return mmap.mmap(self._fd, self.size)  # which keeps a descriptor of its own
 
     def close_fd(self) -> None:
         """Close the descriptor; the memory stays. Call it when the child has been started."""
@@ -38,7 +41,18 @@ class SharedMemory:
 
 
 def _attach(kind: type[SharedMemory], inherited: InheritedFd) -> SharedMemory:
+    """Map the memory in a child, and leave no descriptor of it: a step may write to all that it finds."""
+    own = os.dup(inherited.fd)
+    os.close(own)  # the least that is free, so this is what the map gets; nothing else runs here yet
     memory = kind(inherited.fd)
+    try:
+        has_kept_one = os.path.samestat(os.fstat(own), os.fstat(inherited.fd))
+    except OSError:
+        has_kept_one = False
+    if has_kept_one:  # it is the map's to close
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, own, inheritable=False)
+        os.close(null)
     memory.close_fd()
     return memory
 

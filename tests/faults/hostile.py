@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -81,6 +82,14 @@ def write_garbage_into_every_descriptor() -> str:
     return "returned"
 
 
+def list_descriptors() -> list[str]:
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the folder itself
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return links
+
+
 def fork_and_both_return() -> str:
     return "child" if os.fork() == 0 else "parent"
 
@@ -147,6 +156,7 @@ DEEDS: dict[str, Any] = {
     "closes all descriptors": close_all_descriptors,
     "closes all descriptors and stays": close_all_and_stay,
     "writes garbage into every descriptor": write_garbage_into_every_descriptor,
+    "lists its descriptors": list_descriptors,
     "forks and both return": fork_and_both_return,
     "python loop": lambda: [None for _ in iter(int, 1)],
     "C call that holds the GIL": lambda: pow(7, 10**9),

@@ -95,6 +95,15 @@ def test_a_step_that_spoils_its_pipe_and_returns_has_returned(deed: str) -> None
     assert broker.result(bad) == HARMLESS[deed]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing tells what a descriptor is of")
+def test_a_step_finds_no_descriptor_of_the_memory_by_which_its_child_is_heard() -> None:
+    """What it writes there could take the place of reports that nobody has read yet."""
+    broker, bad = run_among_siblings(Workflow(outputs=[Hostile()]), "lists its descriptors")
+    descriptors = broker.result(bad)
+    assert any(name.startswith("pipe:") for name in descriptors)
+    assert [name for name in descriptors if "fuseline" in name or "memfd" in name] == []
+
+
 def test_of_a_fork_that_returns_twice_the_parent_counts() -> None:
     broker, bad = run_among_siblings(Workflow(outputs=[Hostile()]), "forks and both return")
     assert broker.result(bad) == "parent"
@@ -131,7 +140,8 @@ def test_many_hostile_steps_at_once_are_all_contained() -> None:
     assert {broker.get_run(run).state for run in bad} == {State.FAILED}
 
 
-assert set(ENDS) | set(HANGS) | set(HARMLESS) | {"forks and both return"} == set(DEEDS)
+SEPARATE = {"forks and both return", "lists its descriptors"}
+assert set(ENDS) | set(HANGS) | set(HARMLESS) | SEPARATE == set(DEEDS)
 
 
 @pytest.mark.parametrize(
