@@ -22,6 +22,17 @@ class Good(Step):
         return value * 2
 
 
+class Descriptors(Step):
+    """Says what its descriptors are of."""
+
+    def run_step(self, deed: str) -> list[str]:
+        links = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # that of the folder itself
+                links.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return links
+
+
 class Hostile(Step):
     """Does ``deed`` (a name below) until the attempt after ``until_attempt``, which behaves."""
 
@@ -80,14 +91,6 @@ def write_garbage_into_every_descriptor() -> str:
         except OSError:
             pass
     return "returned"
-
-
-def list_descriptors() -> list[str]:
-    links = []
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # that of the folder itself
-            links.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return links
 
 
 def fork_and_both_return() -> str:
@@ -156,7 +159,6 @@ DEEDS: dict[str, Any] = {
     "closes all descriptors": close_all_descriptors,
     "closes all descriptors and stays": close_all_and_stay,
     "writes garbage into every descriptor": write_garbage_into_every_descriptor,
-    "lists its descriptors": list_descriptors,
     "forks and both return": fork_and_both_return,
     "python loop": lambda: [None for _ in iter(int, 1)],
     "C call that holds the GIL": lambda: pow(7, 10**9),
