@@ -34,12 +34,9 @@ def accept(results: Results) -> None:
 def compare(results: Results) -> tuple[list[str], bool]:
     """Return a line for each work that was to be compared, and a last one; and whether nothing is slower or fails."""
     lines = list(_lines(results))
-    is_fine = all(fine for _, fine in lines)
-    count = sum(not fine for _, fine in lines)
-    last = (
-        "nothing is slower than accepted" if is_fine else f"{count} of {len(lines)} fail, or are slower than accepted"
-    )
-    return [*(line for line, _ in lines), f"guard: {last}"], is_fine
+    wrong = sum(not is_fine for _, is_fine in lines)
+    last = f"{wrong} of {len(lines)} fail, or are slower than accepted" if wrong else "nothing is slower than accepted"
+    return [*(line for line, _ in lines), f"guard: {last}"], not wrong
 
 
 def _lines(results: Results) -> Iterator[tuple[str, bool]]:

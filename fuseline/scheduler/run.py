@@ -107,9 +107,8 @@ class Run:
         self.started_by: str | None = None  #: the worker that was to tell of its start, the last one
         #: of the assignment with which it was; 0 after that was handed back untold, until the next
         self.start_token: int | None = None
-        self.start_differs = (
-            False  #: whether these two are no longer those of the first assignment, and are to be recorded
-        )
+        #: whether these two are no longer those of the first assignment, and not recorded yet
+        self.start_differs = False
         self.created = now
         self.taken_up = now  #: when it was dispatched, or went on from a record
         self.started: float | None = None
