@@ -240,7 +240,7 @@ class _CallPlan:
     def __init__(self, step: Step, policies: Sequence[StepPolicy]) -> None:
         self._policies = policies
         self._function = _function(step)
-        self._parameters = signature_of(step)
+        self._parameters = signature_of(step).parameters
         by_name = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
         self._takes_names = all(parameter.kind in by_name for parameter in self._parameters)
         #: The name of a ``*parameter`` that is the only one.

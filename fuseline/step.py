@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Self
 
 from fuseline.errors import CycleError, PolicyError, UnboundParameterError, WorkflowError
@@ -12,10 +11,15 @@ from fuseline.policies.base import StepPolicy, check_hooks
 from fuseline.schema import ParameterSchema
 from fuseline.states import State
 
-__all__ = ["Depends", "Step", "check_name", "step_parameters"]
+__all__ = ["LEFT_BEHIND", "Depends", "Signature", "Step", "check_name", "signature_of"]
 
 #: Longest name of a step or workflow, in characters: fits a line of a terminal and a file name.
 MAX_NAME = 200
+#: Fields of a step that stay in the program: a child runs one step at a time and knows nothing of edges.
+LEFT_BEHIND = frozenset({"state", "error", "_policies", "_predecessors"})
+
+#: The predecessors of a step that has none; nothing is added to it.
+_NONE: dict[Any, None] = {}
 
 
 class Step:
@@ -46,13 +50,12 @@ class Step:
     writable_arguments: bool = False
 
     name: str
-    state: State
-    error: BaseException | None
     # Not made for each step: large workflows have many, and each child has all of them.
+    state: State = State.PENDING
+    error: BaseException | None = None
     _name_given: bool = False
     _policies: tuple[StepPolicy, ...] = ()
-    _predecessors: Mapping[Step, None] = MappingProxyType({})
-    _successors: Mapping[Step, None] = MappingProxyType({})
+    _predecessors: dict[Step, None] = _NONE
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__, so that a subclass whose __init__ does not call this one's is a whole step too.
@@ -61,8 +64,6 @@ class Step:
             cls.__eq__, cls.__hash__ = object.__eq__, object.__hash__  # type: ignore[method-assign]
         step = super().__new__(cls)
         step.name = cls.__name__
-        step.state = State.PENDING
-        step.error = None
         return step
 
     def __init__(self, *, name: str | None = None, policies: Iterable[StepPolicy] = ()) -> None:
@@ -100,19 +101,22 @@ class Step:
             raise self._no_step(successor)
         if successor is self:
             raise CycleError(None, [self.name, self.name])
-        vars(self).setdefault("_successors", {})[successor] = None
-        vars(successor).setdefault("_predecessors", {})[self] = None
+        if successor._predecessors is _NONE:
+            successor._predecessors = {}
+        successor._predecessors[self] = None
         return successor
 
     def __rshift__(self, successor: Any) -> Any:
         """``a >> b`` draws an edge and gives ``b``; ``a >> [b, c]`` draws several and gives the list."""
+        if isinstance(successor, Step):
+            return self.next(successor)
         if isinstance(successor, list | tuple):
             for step in successor:
                 self.next(step)
             return successor
         if isinstance(successor, type) and issubclass(successor, Step):
             raise self._no_step(successor)  # a slip of everybody
-        return self.next(successor) if isinstance(successor, Step) else NotImplemented
+        return NotImplemented
 
     def _no_step(self, other: object) -> WorkflowError:
         hint = "Pass an instance of a Step subclass."
@@ -149,9 +153,8 @@ class Step:
         policy.attach_to_step(self)
 
     def __getstate__(self) -> Any:
-        # A child runs one step at a time and knows nothing of edges. Without them, a long chain pickles flat.
-        own = ("state", "error", "_policies", "_predecessors", "_successors")
-        fields = {name: value for name, value in self.__dict__.items() if name not in own}
+        # Without edges, a long chain pickles flat.
+        fields = {name: value for name, value in self.__dict__.items() if name not in LEFT_BEHIND}
         everything: Any = super().__getstate__()
         return (fields, everything[1]) if isinstance(everything, tuple) else fields  # with __slots__, or without
 
@@ -196,44 +199,58 @@ def check_name(what: str, name: str) -> str:
     return str.__str__(name)  # a subclass, NumPy's say, does not travel
 
 
-def step_parameters(step: Step, names: Callable[[Step], str]) -> tuple[ParameterSchema, ...]:
-    """Return the parameters of ``run_step`` as a schema has them.
+class Signature:
+    """The parameters of a ``run_step``, without ``self``.
 
-    Args:
-        names: gives the name, in the workflow at hand, of a step that a parameter depends on.
+    Attributes:
+        parameters: all of them.
+        depends: the steps of its ``Depends(...)`` defaults.
+    """
+
+    __slots__ = ("_schemas", "depends", "parameters")
+
+    def __init__(self, parameters: Iterable[inspect.Parameter]) -> None:
+        self.parameters = tuple(parameters)
+        self.depends = tuple(p.default.step for p in self.parameters if isinstance(p.default, Depends))
+        self._schemas = self._describe({}) if not self.depends else ()
+
+    def schemas(self, names: Mapping[Step, str]) -> tuple[ParameterSchema, ...]:
+        """Return the parameters as a schema has them: the same object each time, unless it depends on steps.
+
+        Args:
+            names: in the workflow at hand, of the steps in ``depends``.
+        """
+        return self._describe(names) if self.depends else self._schemas
+
+    def _describe(self, names: Mapping[Step, str]) -> tuple[ParameterSchema, ...]:
+        return tuple(
+            ParameterSchema(
+                name=parameter.name,
+                required=parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL,
+                depends_on=names[parameter.default.step] if isinstance(parameter.default, Depends) else None,
+                variadic=parameter.kind is parameter.VAR_POSITIONAL,
+            )
+            for parameter in self.parameters
+        )
+
+
+def signature_of(step: Step) -> Signature:
+    """Return what ``run_step`` of a step takes: the same object for all steps that have the same function.
 
     Raises:
         WorkflowError: the step has no ``run_step``.
         UnboundParameterError: it has a ``**parameter``, which nothing could fill.
     """
-    return tuple(
-        ParameterSchema(
-            name=parameter.name,
-            required=parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL,
-            depends_on=names(parameter.default.step) if isinstance(parameter.default, Depends) else None,
-            variadic=parameter.kind is parameter.VAR_POSITIONAL,
-        )
-        for parameter in signature_of(step)
-    )
-
-
-def signature_of(step: Step) -> tuple[inspect.Parameter, ...]:
-    """Return the parameters of ``run_step``, without ``self``.
-
-    Raises:
-        WorkflowError: the step has no ``run_step``.
-        UnboundParameterError: it has a ``**parameter``.
-    """
     run_step = getattr(step, "run_step", None)
-    if not callable(run_step):
-        raise WorkflowError(
-            f"step {step.name!r} has no run_step. Define it in class {type(step).__name__}, with def or async def."
-        )
     function = getattr(run_step, "__func__", run_step)
     known = _signatures.get(function)
     if known is None:
-        known = tuple(inspect.signature(run_step).parameters.values())
-        for parameter in known:
+        if not callable(run_step):
+            raise WorkflowError(
+                f"step {step.name!r} has no run_step. Define it in class {type(step).__name__}, with def or async def."
+            )
+        known = Signature(inspect.signature(run_step).parameters.values())
+        for parameter in known.parameters:
             if parameter.kind is parameter.VAR_KEYWORD:
                 raise UnboundParameterError(
                     step.name, f"**{parameter.name}", "Name each parameter that it needs, or take *parameters."
@@ -244,4 +261,4 @@ def signature_of(step: Step) -> tuple[inspect.Parameter, ...]:
     return known
 
 
-_signatures: dict[Any, tuple[inspect.Parameter, ...]] = {}
+_signatures: dict[Any, Signature] = {}

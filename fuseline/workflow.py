@@ -20,9 +20,9 @@ from fuseline.graph import order_before
 from fuseline.messages import AttemptReport, FailureAction, Note, Outcome, Payload, ReportAnswer
 from fuseline.observers import Observers
 from fuseline.policies.base import Policy, StepPolicy, WorkflowPolicy, check_hooks, policy_config
-from fuseline.schema import ON_FAILURE, ParameterSchema, StepSchema, WorkflowSchema, fingerprint
+from fuseline.schema import ON_FAILURE, StepSchema, WorkflowSchema, fingerprint
 from fuseline.states import State
-from fuseline.step import Depends, Step, check_name, signature_of, step_parameters
+from fuseline.step import Step, check_name, signature_of
 
 if TYPE_CHECKING:
     from fuseline.broker.base import Broker
@@ -83,8 +83,6 @@ class Workflow:
         self._policies: list[Policy] = []
         for policy in policies:
             self.add_policy(policy)
-        for step in order:
-            signature_of(step)
         self.executor = executor
         if executor is not None:
             from fuseline.executors import executor_class
@@ -96,10 +94,13 @@ class Workflow:
         found: dict[Step, tuple[Step, ...]] = {}
 
         def predecessors(step: Step) -> tuple[Step, ...]:
-            if step not in found:
-                depends = [p.default.step for p in signature_of(step) if isinstance(p.default, Depends)]
-                found[step] = tuple(dict.fromkeys([*step._predecessors, *depends]))
-            return found[step]
+            before = found.get(step)
+            if before is None:
+                before = tuple(step._predecessors)
+                if depends := signature_of(step).depends:
+                    before = tuple(dict.fromkeys([*before, *depends]))
+                found[step] = before
+            return before
 
         order, cycle = order_before(self.outputs, predecessors)
         if cycle is not None:
@@ -166,9 +167,11 @@ class Workflow:
 
     def hosted(self) -> Hosted:
         """Return what a process needs to run the steps: ``{name: (step, its policies)}``."""
+        hosted = {}
         for name, step in self.steps.items():
             step.name = name  # it may have another one in another workflow
-        return {name: (step, self.policies_of(step)) for name, step in self.steps.items()}
+            hosted[name] = (step, self.policies_of(step))
+        return hosted
 
     def check_policies(self, executor: type[Executor]) -> None:
         """Check that an executor can honour every policy.
@@ -189,41 +192,29 @@ class Workflow:
 
         O(steps + edges). While nothing changes, it is the same object each time.
         """
-        configs: dict[int, dict[str, Any]] = {}
-
-        def config(policy: Policy) -> dict[str, Any]:
-            if id(policy) not in configs:
-                configs[id(policy)] = policy_config(policy)
-            return configs[id(policy)]
-
-        without_depends: dict[int, tuple[Any, tuple[ParameterSchema, ...]]] = {}  #: with the signature of this id
-
-        def parameters(step: Step) -> tuple[ParameterSchema, ...]:
-            signature = signature_of(step)
-            if id(signature) in without_depends:
-                return without_depends[id(signature)][1]
-            known = step_parameters(step, self._names.__getitem__)
-            if not any(parameter.depends_on for parameter in known):
-                without_depends[id(signature)] = (signature, known)
-            return known
-
+        all_policies = [self.policies_of(step) for step in self.steps.values()]
+        signatures = [signature_of(step) for step in self.steps.values()]
+        configs = {id(policy): policy_config(policy) for own in all_policies for policy in own}
+        observers = self.observers
+        policies = tuple(map(policy_config, observers))
+        # What they say as text, because 1 == True.
+        said = repr((list(configs.values()), policies, self.on_failure, self.name, self.version))
+        state = (signatures, all_policies, observers, said)
+        if self._schema is not None and state == self._of_schema:
+            return self._schema  # whose fingerprint is likely to be known by now
+        self._of_schema = state
+        names = self._names
         steps = tuple(
             StepSchema(
                 name=name,
                 kind=type(step).__qualname__,
-                predecessors=tuple(self._names[before] for before in self._predecessors[step]),
-                parameters=parameters(step),
-                policies=tuple(map(config, self.policies_of(step))),
+                predecessors=tuple([names[before] for before in self._predecessors[step]]),
+                parameters=signature.schemas(names),
+                policies=tuple([configs[id(policy)] for policy in own]),
             )
-            for name, step in self.steps.items()
+            for (name, step), signature, own in zip(self.steps.items(), signatures, all_policies, strict=True)
         )
-        outputs = tuple(self._names[step] for step in self.outputs)
-        policies = tuple(map(config, self.observers))
-        # Policies as text, because 1 == True.
-        state = (steps, outputs, policies, self.on_failure, self.name, self.version, repr(list(configs.values())))
-        if self._schema is not None and state == self._of_schema:
-            return self._schema  # whose fingerprint is likely to be known by now
-        self._of_schema = state
+        outputs = tuple(names[step] for step in self.outputs)
         self._workflow_id = self._identity(lambda: fingerprint(steps, outputs, self.on_failure, policies))
         self._schema = WorkflowSchema(
             workflow_id=self._workflow_id,

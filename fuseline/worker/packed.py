@@ -1,0 +1,108 @@
+"""The steps of a workflow on their way to a child: what is the same for many is said once.
+
+::
+
+    step ─ name, values of its fields ──▶ ┐
+    step ─ name, values of its fields ──▶ ├─ one pickle ──▶ child: makes a step of it when it is first wanted
+    class, names of its fields ─────────▶ ┘
+
+Large workflows have many steps of few classes. Pickled and unpickled as objects, each would take several times as long,
+and a child needs its share of them only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Self
+
+from fuseline.policies.base import StepPolicy
+from fuseline.step import LEFT_BEHIND, Step
+
+__all__ = ["PackedSteps"]
+
+_HOOKS_OF_PICKLE = (
+    "__new__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__setstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+)
+
+Shape = tuple[type[Step], tuple[str, ...]]
+Hosted = Mapping[str, tuple[Step, Sequence[StepPolicy]]]
+
+
+class PackedSteps(Hosted):
+    """``{name: (step, its policies)}``, each step made when it is first asked for.
+
+    Args:
+        shapes: classes, each with the names of the fields of its steps.
+        steps: ``{name: (which shape, values of its fields)}``.
+        policies: ``{name: policies}``, those that have some.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[Shape],
+        steps: Mapping[str, tuple[int, tuple[Any, ...]]],
+        policies: Mapping[str, Sequence[StepPolicy]],
+    ) -> None:
+        self._shapes = shapes
+        self._steps = steps
+        self._policies = policies
+        self._made: dict[str, tuple[Step, Sequence[StepPolicy]]] = {}
+
+    @classmethod
+    def of(cls, hosted: Hosted) -> Self | None:
+        """Return the steps packed; None if one of them is more than its fields, or has its own way to be pickled."""
+        shapes: dict[Shape, int] = {}
+        takers: dict[Shape, Callable[[dict[str, Any]], tuple[int, tuple[Any, ...]]]] = {}
+        steps = {}
+        for name, (step, _) in hosted.items():
+            fields = step.__dict__
+            found = (type(step), tuple(fields))
+            take = takers.get(found)
+            if take is None:
+                if not _is_plain(type(step)):
+                    return None
+                kept = tuple(field for field in fields if field not in LEFT_BEHIND and field != "name")
+                shape = shapes.setdefault((type(step), kept), len(shapes))
+                take = takers[found] = _taker(shape, kept)
+            steps[name] = take(fields)
+        return cls(list(shapes), steps, {name: own for name, (_, own) in hosted.items() if own})
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._shapes, self._steps, self._policies)
+
+    def __getitem__(self, name: str) -> tuple[Step, Sequence[StepPolicy]]:
+        made = self._made.get(name)
+        if made is None:
+            shape, values = self._steps[name]
+            cls, fields = self._shapes[shape]
+            step = object.__new__(cls)
+            step.__dict__.update(zip(fields, values, strict=True), name=name)
+            made = self._made[name] = (step, self._policies.get(name, ()))
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+def _is_plain(cls: type[Step]) -> bool:
+    """Return whether a step of this class is its fields, and pickles as one."""
+    has_slots = any(vars(each).get("__slots__") for each in cls.__mro__)
+    return not has_slots and all(getattr(cls, hook, None) is getattr(Step, hook, None) for hook in _HOOKS_OF_PICKLE)
+
+
+def _taker(shape: int, fields: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[int, tuple[Any, ...]]]:
+    """Return what takes the values of such fields."""
+    if len(fields) < 2:
+        return lambda found: (shape, tuple([found[field] for field in fields]))
+    values = itemgetter(*fields)
+    return lambda found: (shape, values(found))
