@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 
@@ -54,37 +55,43 @@ class Plan:
         self.names = tuple(step.name for step in schema.steps)
         self.index = {name: i for i, name in enumerate(self.names)}
         self.stops_on_failure = schema.on_failure == "stop"
-        self._check()
+        self._check_names()
+        index, steps = self.index, schema.steps
         self.predecessors = tuple(
-            tuple(self.index[name] for name in dict.fromkeys(step.predecessors)) if step.predecessors else ()
-            for step in schema.steps
+            [
+                tuple([index[name] for name in dict.fromkeys(each.predecessors)]) if each.predecessors else ()
+                for each in steps
+            ]
         )
+        self._check_order()
         successors: list[list[int]] = [[] for _ in self.names]
         for i, before in enumerate(self.predecessors):
             for j in before:
                 successors[j].append(i)
         #: The last one first, so that steps which become ready together are taken in the order of their edges.
         self.successors = tuple(tuple(reversed(after)) for after in successors)
-        self.missing = tuple(len(before) for before in self.predecessors)
+        self.missing = tuple(map(len, self.predecessors))
         self.roots = tuple(i for i in reversed(range(len(self.names))) if not self.missing[i])
         self.outputs = tuple(self.index[name] for name in schema.outputs)
-        self.timeouts = tuple(_timeout(step.policies) for step in schema.steps)
-        self.memory_limits = tuple(_memory_limit(step.policies) for step in schema.steps)
+        self.timeouts = tuple([_timeout(step.policies) if step.policies else None for step in steps])
+        self.memory_limits = tuple([_memory_limit(step.policies) if step.policies else None for step in steps])
         self.timeout = workflow_timeout(schema)  #: of a run, in seconds; None for no limit
         self.timeout_cause = timeout_cause(self.timeout)
         #: By step: its retry policies, each with its place among all policies of the step.
-        self.retries = tuple(_retries(step.policies) for step in schema.steps)
+        self.retries = tuple([_retries(step.policies) if step.policies else () for step in steps])
         self._bound: dict[frozenset[str], BoundPlan] = {}
 
-    def _check(self) -> None:
+    def _check_names(self) -> None:
         schema = self.schema
         if not self.names:
             raise WorkflowError(f"workflow {schema.name!r} has no steps.")
         if len(self.index) < len(self.names):
             twice = next(name for i, name in enumerate(self.names) if self.index[name] != i)
             raise DuplicateStepError(schema.name, twice)
-        unknown = {name for step in schema.steps for name in step.predecessors} | set(schema.outputs)
-        unknown -= self.index.keys()
+        unknown = {
+            *schema.outputs,
+            *chain.from_iterable(step.predecessors for step in schema.steps),
+        } - self.index.keys()
         if unknown or not schema.outputs:
             what = f"step {min(unknown)!r}, which it does not have" if unknown else "no outputs"
             raise WorkflowError(f"the schema of workflow {schema.name!r} names {what}.")
@@ -97,8 +104,11 @@ class Plan:
                     )
         if schema.on_failure not in ON_FAILURE:
             raise WorkflowError(f"the schema of workflow {schema.name!r} has on_failure={schema.on_failure!r}.")
-        if all(self.index[name] < i for i, step in enumerate(schema.steps) for name in step.predecessors):
+
+    def _check_order(self) -> None:
+        if all(not before or max(before) < i for i, before in enumerate(self.predecessors)):
             return  # each step comes after those that it needs, as in every schema that a workflow has made
+        schema = self.schema
         before = {step.name: step.predecessors for step in schema.steps}
         _, cycle = order_before(self.names, before.__getitem__)
         if cycle is not None:
@@ -153,15 +163,11 @@ class Plan:
 
 
 def _timeout(policies: tuple[PolicyConfig, ...]) -> float | None:
-    if not policies:
-        return None
     limits = (built_in_policy(policy, StepTimeoutPolicy) for policy in policies)
     return min((limit.seconds for limit in limits if limit is not None), default=None)
 
 
 def _memory_limit(policies: tuple[PolicyConfig, ...]) -> int | None:
-    if not policies:
-        return None
     limits = (built_in_policy(policy, MemoryLimitPolicy) for policy in policies)
     return min((limit.bytes for limit in limits if limit is not None), default=None)
 
