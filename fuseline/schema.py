@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ ON_FAILURE = ("stop", "continue")
 PolicyConfig = Mapping[str, Any]
 
 
-class ParameterSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ParameterSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """A parameter of ``run_step``."""
 
     name: str
@@ -61,13 +61,6 @@ class WorkflowSchema:
         """A digest of steps, edges and policies, in hexadecimal; equal schemas have equal fingerprints."""
         return fingerprint(self.steps, self.outputs, self.on_failure, self.policies)
 
-    def names(self) -> Iterator[str]:
-        """Return all names in it: of itself, its outputs, its steps, their predecessors and parameters."""
-        yield from (self.workflow_id, self.name, self.version, self.on_failure, *self.outputs)
-        for step in self.steps:
-            yield from (step.name, step.kind, *step.predecessors)
-            yield from (parameter.name for parameter in step.parameters)
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
         data: dict[str, Any] = json.loads(self.to_json())
@@ -81,30 +74,10 @@ class WorkflowSchema:
             WorkflowError: ``data`` is not what ``to_dict`` makes, or its fingerprint is not that of its steps.
         """
         try:
-            schema = cls(
-                workflow_id=data["workflow_id"],
-                name=data["name"],
-                version=data["version"],
-                on_failure=data["on_failure"],
-                outputs=tuple(data["outputs"]),
-                policies=tuple(data["policies"]),
-                steps=tuple(_steps(data["steps"])),
-            )
-            if not all(type(name) is str for name in schema.names()):
-                raise TypeError("a name is no string")  # noqa: TRY301 - one way out for all that is malformed
-            for config in (*schema.policies, *(config for step in schema.steps for config in step.policies)):
-                config["type"], config["config"]
-            expected = data["fingerprint"]
-            actual = schema.fingerprint
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorkflowError(
-                f"this is not the schema of a workflow: {error!r}. Make one with Workflow.to_schema()."
-            ) from error
-        if actual != expected:
-            raise WorkflowError(
-                f"the schema of workflow {schema.name!r} does not fit its fingerprint. It was changed by hand or cut."
-            )
-        return schema
+            text = json.dumps(data)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _no_schema(error) from error
+        return cls.from_json(text)
 
     def to_json(self) -> str:
         """Return the schema as one line of JSON."""
@@ -128,12 +101,29 @@ class WorkflowSchema:
             WorkflowError: ``text`` is not what ``to_json`` makes.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise WorkflowError(f"this is not the schema of a workflow: {error}. Make one with to_json().") from error
-        if not isinstance(data, dict):
-            raise WorkflowError("this is not the schema of a workflow, but other JSON. Make one with to_json().")
-        return cls.from_dict(data)
+            plain = _PLAIN.decode(text)
+            schema = cls(
+                workflow_id=plain.workflow_id,
+                name=plain.name,
+                version=plain.version,
+                on_failure=plain.on_failure,
+                outputs=plain.outputs,
+                policies=_policies(plain.policies),
+                steps=tuple(_steps(plain.steps)),
+            )
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise _no_schema(error) from error
+        if schema.fingerprint != plain.fingerprint:
+            raise WorkflowError(
+                f"the schema of workflow {schema.name!r} does not fit its fingerprint. It was changed by hand or cut."
+            )
+        return schema
+
+
+def _no_schema(error: Exception) -> WorkflowError:
+    return WorkflowError(
+        f"this is not the schema of a workflow: {error!r}. Make one with Workflow.to_schema(), and text with to_json()."
+    )
 
 
 def fingerprint(
@@ -192,16 +182,53 @@ def _plain_parameter(parameter: ParameterSchema) -> dict[str, Any]:
     }
 
 
-def _steps(steps: Iterable[Mapping[str, Any]]) -> Iterator[StepSchema]:
-    known: dict[Hashable, tuple[ParameterSchema, ...]] = {}  # steps of one class share theirs
-    for data in steps:
-        key = tuple(tuple(sorted(parameter.items())) for parameter in data["parameters"])
-        if key not in known:
-            known[key] = tuple(ParameterSchema(**parameter) for parameter in data["parameters"])
+class _PlainStep(msgspec.Struct, gc=False):
+    name: str
+    kind: str
+    predecessors: tuple[str, ...]
+    parameters: msgspec.Raw
+    policies: msgspec.Raw
+
+
+class _Plain(msgspec.Struct):
+    """What is in the JSON of a schema."""
+
+    workflow_id: str
+    name: str
+    version: str
+    on_failure: str
+    outputs: tuple[str, ...]
+    policies: msgspec.Raw
+    steps: list[msgspec.Raw]  #: decoded one by one, because all at once would take more memory than what is kept
+    fingerprint: str
+
+
+_PLAIN = msgspec.json.Decoder(_Plain)
+_STEP = msgspec.json.Decoder(_PlainStep)
+_PARAMETERS = msgspec.json.Decoder(tuple[ParameterSchema, ...])
+
+
+def _steps(steps: list[msgspec.Raw]) -> Iterator[StepSchema]:
+    """Yield the steps. What is equal is one object: large workflows have many steps of few classes."""
+    texts: dict[str, str] = {}
+    parameters: dict[bytes, tuple[ParameterSchema, ...]] = {}
+    for raw in steps:
+        step = _STEP.decode(raw)
+        key = bytes(step.parameters)
+        known = parameters.get(key)
+        if known is None:
+            known = parameters[key] = _PARAMETERS.decode(key)
         yield StepSchema(
-            name=data["name"],
-            kind=data["kind"],
-            predecessors=tuple(data["predecessors"]),
-            parameters=known[key],
-            policies=tuple(data["policies"]),
+            name=texts.setdefault(step.name, step.name),
+            kind=texts.setdefault(step.kind, step.kind),
+            predecessors=tuple([texts.setdefault(name, name) for name in step.predecessors]),
+            parameters=known,
+            policies=_policies(step.policies),
         )
+
+
+def _policies(raw: msgspec.Raw) -> tuple[PolicyConfig, ...]:
+    configs = tuple(json.loads(bytes(raw)))
+    for config in configs:
+        config["type"], config["config"]
+    return configs
