@@ -30,6 +30,7 @@ __all__ = [
     "open_pebble",
     "open_ray",
     "open_stdlib",
+    "prepare_fuseline",
     "workflow_of",
 ]
 
@@ -76,6 +77,16 @@ def _engine(works: Sequence[Work], broker: Any) -> Iterator[Run]:
             return results if len(work.outputs) == 1 else [value for values in results for value in values]
 
         yield run
+
+
+def prepare_fuseline(work: Work) -> None:
+    """Make what a graph needs before it is dispatched: the workflow, its schema, an engine, what children get of it."""
+    from fuseline import MemoryBroker, ProcessEngine
+
+    workflow = workflow_of(work)
+    workflow.to_schema()
+    with ProcessEngine(MemoryBroker(), [workflow], processes=WORKERS):
+        pass  # children start with the first assignments
 
 
 def workflow_of(work: Work) -> Any:

@@ -34,11 +34,12 @@ def measure_all(
     results: Results, libraries: Sequence[Library], kinds: Iterable[Kind], *, repeat: int, bound: float,
     sizes: Callable[[Kind], int], tell: Callable[[str], object],
 ) -> None:  # fmt: skip
-    """Measure each work ``repeat`` times in each library, in turns: what is slow for a while is so for all."""
+    """Measure each work ``repeat`` times its ``turns``, library after library: a slow hour is one for all of them."""
     for kind in kinds:
         able = [library for library in libraries if library.does(kind)]
-        for turn in range(repeat):
+        turns = repeat * kind.turns
+        for turn in range(turns):
             for library in able[turn % len(able) :] + able[: turn % len(able)]:
                 if results.problem(library.name, kind.name) is None:
-                    tell(f"{kind.name}, {library.name}: {turn + 1} of {repeat}")
+                    tell(f"{kind.name}, {library.name}: {turn + 1} of {turns}")
                     results.add(library.name, kind.name, sizes(kind), measure(library, kind, sizes(kind), bound))

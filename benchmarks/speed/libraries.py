@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
 from benchmarks.speed import drivers
 from benchmarks.speed.drivers import Driver
-from benchmarks.speed.works import MAPS, Kind
+from benchmarks.speed.works import MAPS, Kind, Work
 
 __all__ = ["LIBRARIES", "Library"]
 
@@ -21,6 +22,7 @@ class Library:
     distribution: str | None = None  #: None: comes with Python
     runs_graphs: bool = True  #: whether its tasks may need results of others, or a loop around it can see to that
     is_durable: bool = False  #: whether what has finished outlives the machine
+    prepare: Callable[[Work], None] | None = None  #: makes all that a user makes for a graph before its dispatch
 
     def version(self) -> str | None:
         """Return its version, the empty string if it has none of its own, None if it is not installed."""
@@ -50,6 +52,7 @@ def _library(name: str, driver: Driver, imports: str, *, title: str = "", distri
         distribution=distribution or name,
         runs_graphs=name not in MAPS,
         is_durable=name in ("fuseline_durable", "dbos"),
+        prepare=drivers.prepare_fuseline if name == "fuseline" else None,
     )
 
 

@@ -5,6 +5,7 @@ Most are seconds. What must come out is checked.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import time
@@ -32,16 +33,25 @@ def time_of_work_again(library: Library, kind: Kind, size: int) -> float:
     return _times(library, kind, size, 2)[-1]
 
 
-def _times(library: Library, kind: Kind, size: int, count: int) -> list[float]:
+def time_of_whole(library: Library, kind: Kind, size: int) -> float:
+    """Return the seconds that a work takes in such a pool, and what is made for it before."""
+    return _times(library, kind, size, 1, prepare=library.prepare or (lambda work: None))[-1]
+
+
+def _times(
+    library: Library, kind: Kind, size: int, count: int, prepare: Callable[[Work], None] = lambda work: None
+) -> list[float]:
     work = kind.make(size)
     warm_up = dataclasses.replace(kind.make(kind.warm_size), name="warm-up")
     times = []
     with library.driver([warm_up, work]) as run:
         for _ in range(_WARM_UPS):
+            prepare(warm_up)
             _check(warm_up, run(warm_up))
             time.sleep(_PAUSE)
         for _ in range(count):
             start = time.perf_counter()
+            prepare(work)
             results = run(work)
             times.append(time.perf_counter() - start)
             _check(work, results)
@@ -94,21 +104,28 @@ def time_to_replacement(library: Library, kind: Kind, size: int) -> float:
 
 
 def memory_of_waiting(library: Library, kind: Kind, size: int) -> float:
-    """Return the resident bytes that a broker takes for each step that waits in it."""
+    """Return the resident bytes that a broker takes for each step that waits in it, the schema included.
+
+    Of a ``LocalBroker`` it is the memory of its process.
+    """
     import psutil
 
     from benchmarks.speed.drivers import workflow_of
-    from fuseline import MemoryBroker
+    from fuseline import LocalBroker, MemoryBroker
 
     work = kind.make(size)
-    schema = workflow_of(work).to_schema()
-    process = psutil.Process()
-    gc.collect()
-    before = int(process.memory_info().rss)
-    broker = MemoryBroker()
-    runs = broker.dispatch_many(schema, [{}] * work.copies)
-    gc.collect()
-    after = int(process.memory_info().rss)
+    workflow = workflow_of(work)
+    with contextlib.ExitStack() as stack:
+        broker: LocalBroker | MemoryBroker = MemoryBroker()
+        process = psutil.Process()
+        if library.is_durable:
+            broker = stack.enter_context(LocalBroker("runs.db"))
+            process = psutil.Process(broker.pid)
+        gc.collect()
+        before = int(process.memory_info().rss)
+        runs = broker.dispatch_many(workflow.to_schema(), [{}] * work.copies)
+        gc.collect()
+        after = int(process.memory_info().rss)
     assert len(runs) == work.copies
     return (after - before) / size
 
@@ -116,6 +133,7 @@ def memory_of_waiting(library: Library, kind: Kind, size: int) -> float:
 MEASURES: Mapping[str, Callable[[Library, Kind, int], float]] = {
     "work": time_of_work,
     "again": time_of_work_again,
+    "whole": time_of_whole,
     "import": time_of_import,
     "first_result": time_to_first_result,
     "timeout": time_to_timeout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class Results:
     measured: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     python: str = field(default_factory=platform.python_version)
-    machine: str = field(default_factory=lambda: f"{_processor()}, {platform.platform()}")
+    machine: str = field(default_factory=lambda: f"{_processor()}, {_memory()}, {platform.platform()}")
 
     def add(self, library: str, work: str, size: int, measured: float | str) -> None:
         self.sizes[work] = size
@@ -96,3 +97,8 @@ def _processor() -> str:
     except OSError:
         names = []
     return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def _memory() -> str:
+    """Return how much memory there is."""
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / (1 << 30):.0f} GiB of memory"

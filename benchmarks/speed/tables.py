@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from importlib import metadata
 
 from rich.table import Table
 
@@ -29,7 +31,7 @@ def as_tables(results: Results, libraries: Sequence[Library], kinds: Sequence[Ki
             table.add_column(title)
         for kind in members:
             ours = results.ours(kind.name)
-            name = f"{kind.name}: {kind.title}; {kind.unit}".replace("`", "")
+            name = f"{kind.name}: {kind.describe(results.sizes[kind.name])}".replace("`", "")
             for library in libraries:
                 value = results.median(kind.name, library.name)
                 if value is not None:
@@ -55,8 +57,10 @@ def as_markdown(results: Results, libraries: Sequence[Library], kinds: Sequence[
 
 
 def versions(libraries: Iterable[Library]) -> str:
-    """Return what was compared: names and versions."""
+    """Return what was compared, and what arrays are made with: names and versions."""
     installed = {each.distribution: f"{each.title} {each.version()}" for each in libraries if each.version()}
+    with suppress(metadata.PackageNotFoundError):
+        installed["numpy"] = f"numpy {metadata.version('numpy')}"
     return ", ".join([f"Python {platform.python_version()}", *installed.values()])
 
 
@@ -79,7 +83,7 @@ def _lines(results: Results, libraries: Sequence[Library], kinds: Sequence[Kind]
         best = results.best_peer(kind.name)
         cells = [_cell(results, kind, column, best) for column in columns.values()]
         told = _NOT_ASKED if ratio is None else f"{ratio:.2f} x"
-        yield [f"`{kind.name}`: {kind.title}; {kind.unit}", *cells, *([told] if has_ratios else [])]
+        yield [f"`{kind.name}`: {kind.describe(results.sizes[kind.name])}", *cells, *([told] if has_ratios else [])]
 
 
 def _cell(results: Results, kind: Kind, column: Sequence[Library], best: tuple[str, float] | None) -> str:

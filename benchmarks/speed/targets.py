@@ -15,7 +15,7 @@ class Target:
     """A bound for a number, or for its share of another one.
 
     Attributes:
-        beside: the work and library that it is a share of; a library of "" is the best other one.
+        beside: the work and library that it is a share of, for each step.
     """
 
     title: str
@@ -30,15 +30,22 @@ class Target:
 
     def value(self, results: Results) -> float | None:
         """Return what was reached; None if that was not measured."""
-        ours = results.median(self.work, self.library)
-        if ours is None or self.beside is None:
-            return ours
+        ours, unit = results.median(self.work, self.library), self._unit(results)
+        return None if ours is None or unit is None else ours / unit
+
+    def aim(self, results: Results) -> float | None:
+        """Return what the work may take, in seconds or bytes; None if that was not measured which it depends on."""
+        unit = self._unit(results)
+        return None if unit is None else self.bound * unit
+
+    def _unit(self, results: Results) -> float | None:
+        """Return what the bound is a share of, for as many steps as the work has."""
+        if self.beside is None:
+            return 1.0
         work, library = self.beside
-        best = results.best_peer(work) if not library else (library, results.median(work, library) or 0.0)
-        if best is None or not best[1]:
+        if self.work not in results.sizes or (beside := results.median(work, library)) is None:
             return None
-        scale = results.sizes[work] / results.sizes[self.work]  # per step, where the sizes differ
-        return ours / best[1] * scale
+        return beside / results.sizes[work] * results.sizes[self.work]
 
     def is_met(self, value: float) -> bool:
         return value <= self.bound
@@ -81,7 +88,16 @@ TARGETS: Sequence[Target] = (
         for name, told in (("dag", "one graph"), ("runs", "200,000 runs of five"))
     ),
     *(
-        Target(title=f"memory of a waiting step ({told}): at most 1 kB", work=f"memory-{name}", bound=1000)
+        Target(
+            title=f"memory of a waiting step ({told}, `{broker}`): at most 1 kB",
+            work=f"memory-{name}{suffix}",
+            library=library,
+            bound=1000,
+        )
+        for broker, library, suffix in (
+            ("MemoryBroker", "fuseline", ""),
+            ("LocalBroker", "fuseline_durable", "-durable"),
+        )
         for name, told in (("dag", "one graph"), ("runs", "runs of five"))
     ),
 )

@@ -61,7 +61,7 @@ class Kind:
     """A kind of work in any size, and what of it is measured."""
 
     name: str
-    title: str
+    title: str  #: may have ``{mib}`` in it, for its size in MiB
     make: Callable[[int], Work]
     size: int  #: the usual one, in steps unless ``make`` says otherwise
     quick_size: int | None = None  #: None: not among the quick ones
@@ -74,10 +74,16 @@ class Kind:
     is_durable: bool = False  #: whether what has finished must outlive the machine
     ideal: Callable[[int], float] | None = None  #: seconds that the tasks take by themselves, on all workers
     needs: str | None = None  #: a module without which it cannot be
+    turns: int = 1  #: how often it is measured where others are once: more where measurements differ much
+    of: str = ""  #: the kind that this is another measure of
 
     @property
     def is_possible(self) -> bool:
         return self.needs is None or importlib.util.find_spec(self.needs) is not None
+
+    def describe(self, size: int) -> str:
+        """Return what it is in this size, and in what it is measured."""
+        return f"{self.title.format(mib=size >> 20)}; {self.unit}"
 
 
 def flat(size: int) -> Work:
@@ -130,16 +136,18 @@ def spins(size: int) -> Work:
     return Work(name="spins", tasks=[Task(spin, (_SPIN,))] * size, outputs=range(size), expected=[1] * size)
 
 
-def _again(name: str) -> Kind:
-    """Return what it costs to run the same graph once more: what is done once for each graph is done."""
+def _beside(name: str, measure: str, title: str) -> Kind:
+    """Return another measure of a kind, in the libraries where it differs, and in pebble."""
     kind = next(kind for kind in _KINDS if kind.name == name)
     return dataclasses.replace(
         kind,
-        name=f"{name}-again",
-        title=f"`{name}` once more",
-        measure="again",
+        name=f"{name}-{measure}",
+        title=title.format(f"`{name}`"),
+        measure=measure,
         quick_size=None,
-        libraries=("fuseline", "pebble"),  # for the others, it is the same once more
+        libraries=("fuseline", "pebble"),
+        turns=3,
+        of=name,
     )
 
 
@@ -162,13 +170,14 @@ _KINDS: Sequence[Kind] = (
     ),
     Kind(
         name="array",
-        title="one step makes 128 MiB, eight read it",
+        title="one step makes {mib} MiB, eight read it",
         unit="seconds",
         make=array,
         size=128 << 20,
         quick_size=32 << 20,
         warm_size=8 << 10,
         needs="numpy",
+        turns=3,
     ),
     Kind(
         name="spins",
@@ -196,7 +205,8 @@ WORKS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         *_KINDS,
-        *(_again(name) for name in ("flat", "layers", "chain")),
+        *(_beside(name, "again", "{} once more") for name in ("flat", "layers", "chain")),
+        *(_beside(name, "whole", "{} with all that is made for it before its dispatch") for name in ("flat", "layers")),
         Kind(
             name="import", title="import of the library", make=flat, size=1, measure="import", unit="ms", group="start"
         ),
@@ -244,14 +254,18 @@ WORKS: Mapping[str, Kind] = {
         ),
         *(
             Kind(
-                name=f"memory-{name}",
-                title=f"memory of a broker for each step that waits: {title}",
+                name=f"memory-{name}{suffix}",
+                title=f"memory of a `{broker}` for each step that waits: {title}",
                 make=make,
                 size=1_000_000,
                 measure="memory",
                 unit="bytes per step",
-                libraries=("fuseline",),
+                libraries=(library,),
                 group="growth",
+            )
+            for broker, library, suffix in (
+                ("MemoryBroker", "fuseline", ""),
+                ("LocalBroker", "fuseline_durable", "-durable"),
             )
             for name, title, make in (("dag", "one graph of 1,000,000", layers), ("runs", "200,000 runs of five", runs))
         ),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,12 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.speed import guard, page
+from benchmarks.speed import guard, hosts, page
 from benchmarks.speed.__main__ import main
+from benchmarks.speed.drivers import Run
 from benchmarks.speed.hosts import measure, measure_all
 from benchmarks.speed.libraries import LIBRARIES
+from benchmarks.speed.measures import MEASURES
 from benchmarks.speed.results import Results
 from benchmarks.speed.tables import as_markdown, as_tables, shown
 from benchmarks.speed.targets import TARGETS
@@ -28,8 +33,7 @@ SIZES = {"array": 1 << 16, "spins": 2, "layers": 300, "runs": 50}
 
 @pytest.mark.parametrize("kind", WORKS)
 def test_each_kind_can_be_measured(kind: str) -> None:
-    library = LIBRARIES["fuseline_durable" if WORKS[kind].is_durable else "fuseline"]
-    assert library.does(WORKS[kind])
+    library = next(LIBRARIES[name] for name in ("fuseline", "fuseline_durable") if LIBRARIES[name].does(WORKS[kind]))
     measured = measure(library, WORKS[kind], SIZES.get(kind, 20), BOUND)
     assert isinstance(measured, float), measured
     assert measured > -1.0
@@ -124,6 +128,49 @@ def test_targets_know_whether_they_are_met() -> None:
     assert value is not None
     assert spins.is_met(value)
     assert values["`array`: at most Ray"][1] is None
+
+
+def test_targets_know_what_a_work_may_take() -> None:
+    results = some_results()
+    aims = {target.title: target.aim(results) for target in TARGETS}
+    assert aims["`flat`: at most 1/5 of pebble"] == pytest.approx(0.1)
+    assert aims["`durable`: at most what pebble takes for `flat`, which is not durable"] == pytest.approx(0.1)
+    assert aims["import: at most 60 ms"] == pytest.approx(0.06)
+    assert aims["`array`: at most Ray"] is None
+
+
+def test_what_is_made_before_a_dispatch_counts_as_part_of_the_whole() -> None:
+    made: list[str] = []
+    run: list[str] = []
+
+    @contextmanager
+    def driver(works: Sequence[Work]) -> Iterator[Run]:
+        yield lambda work: run.append(work.name) or work.expected  # type: ignore[func-returns-value]
+
+    library = replace(LIBRARIES["fuseline"], driver=driver, prepare=lambda work: made.append(work.name))
+    assert MEASURES["whole"](library, WORKS["flat-whole"], 10) > 0.0
+    assert made == run == ["warm-up"] * 3 + ["flat"]
+    assert MEASURES["work"](library, WORKS["flat"], 10) > 0.0
+    assert len(made) == 4
+    assert MEASURES["whole"](replace(library, prepare=None), WORKS["flat-whole"], 10) > 0.0
+
+
+def test_the_title_of_a_work_tells_its_size() -> None:
+    results = Results()
+    results.add("fuseline", "array", 32 << 20, 0.1)
+    assert "one step makes 32 MiB, eight read it; seconds" in as_markdown(
+        results, list(LIBRARIES.values()), list(WORKS.values()), "work"
+    )
+
+
+def test_what_differs_much_is_measured_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "measure", lambda *arguments: 1.0)
+    results = Results()
+    kinds = [WORKS["array"], WORKS["flat"]]
+    measure_all(
+        results, [LIBRARIES["fuseline"]], kinds, repeat=2, bound=1.0, sizes=lambda kind: 1, tell=lambda what: None
+    )
+    assert [len(results.measured[kind.name, "fuseline"]) for kind in kinds] == [6, 2]
 
 
 def test_the_guard_tells_what_is_slower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
