@@ -37,6 +37,8 @@ from fuseline.errors import BrokerError, FuselineError, StoreInUse
 
 __all__ = ["main", "serve"]
 
+_log = logging.getLogger("fuseline")
+
 #: Seconds in which a broker in the background must have left its store to us.
 _PATIENCE = 20.0
 #: Bytes after which the log begins anew at the next start.
@@ -156,6 +158,7 @@ def _serve_in_background(start: Start) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     link = ServerLink(socket.socket(fileno=start.fd), 0.0)
+    is_welcome = False
     try:
         with ExitStack() as stack:
             store = None if start.path is None else Store(Path(start.path), start.durability)
@@ -165,10 +168,14 @@ def _serve_in_background(start: Start) -> int:
             server = _open(stack, store, Retention(start.keep_for, start.keep_runs), stays=False)
             signal.signal(signal.SIGTERM, lambda *_: server.stop())
             server.welcome(link)
+            is_welcome = True  # from now on the server answers it
             server.serve()
     except FuselineError as error:
-        link.channel.put(Refused.because(error))
-        link.channel.flush()
+        if is_welcome:
+            _log.error("the broker ends: %s", error)
+        else:
+            link.channel.put(Refused.because(error))
+            link.channel.flush()
         return 1
     return 0
 

@@ -4,6 +4,7 @@ stored."""
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -288,6 +289,9 @@ def test_a_full_disk_is_an_error_for_who_dispatches_and_nothing_that_was_acknowl
     with LocalBroker(store) as broker:
         assert [run.instance_id for run in broker.list_runs()][: len(runs)] == runs
         assert broker.check() == []
+    log = store.with_name("runs.db.files") / "broker.log"
+    assert re.search(r"ERROR the broker ends: .*cannot be used", log.read_text())
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_full_disk_is_no_error_for_who_asks_when_there_is_room_again(store: Path) -> None:
