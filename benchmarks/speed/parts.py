@@ -1,7 +1,7 @@
 """``python -m benchmarks.speed.parts``: what a step that does nothing costs in each part of fuseline, part by part.
 
-Each part runs alone, in this process, with nothing around it but what it needs: so the sum is what a step would cost if
-nobody waited for anybody, and no two parts shared a processor.
+Most parts run alone, in this process, with nothing around them but what they need: nobody waits for anybody, and no two
+parts share a processor. At last all of them run together, in three processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.speed.drivers import workflow_of
-from benchmarks.speed.works import WORKS
+from benchmarks.speed.works import WORKERS, WORKS
 from fuseline import MemoryBroker, ProcessEngine
 from fuseline.attempt import Hosted
 from fuseline.encoding import encode
@@ -138,6 +138,30 @@ def engine() -> float:
         return time.perf_counter() - start
 
 
+def at_work() -> tuple[float, float]:
+    """Run all steps of a run in two children; return the processor time of this process, and of both children."""
+    import psutil
+
+    broker = MemoryBroker()
+    with ProcessEngine(broker, [_WORKFLOW], processes=WORKERS) as running:
+
+        def run() -> None:
+            instance_id = broker.dispatch_workflow(_SCHEMA)
+            running.work()
+            broker.forget(instance_id)
+
+        def used() -> tuple[float, float]:
+            times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+            return time.process_time(), sum(each.user + each.system for each in times)
+
+        run()
+        before = used()
+        for _ in range(_ROUNDS):
+            run()
+        ours, theirs = (after - before for before, after in zip(before, used(), strict=True))
+    return ours / _ROUNDS / _STEPS * 1e6, theirs / _ROUNDS / _STEPS * 1e6
+
+
 # -- the child --------------------------------------------------------------------------------------------------------
 
 
@@ -192,12 +216,18 @@ def child(settings: ChildSettings) -> Callable[[], float]:
 
 def main() -> None:
     told = os.fdopen(os.dup(1), "w")  # in the child's half, standard output is no longer ours
-    core = best(scheduler)
-    print(f"{core:6.1f}  the core of the scheduler", file=told)
-    print(f"{best(engine):6.1f}  the same with engine and broker around it", file=told)
-    print(f"{best(child(ChildSettings(isolation=False, seeds=False))):6.1f}  a child, without isolation", file=told)
-    print(f"{best(child(ChildSettings())):6.1f}  a child", file=told)
-    print("µs per step, each alone; what is left of the whole is the executor, and waiting", file=told, flush=True)
+
+    def tell(microseconds: float, what: str) -> None:
+        print(f"{microseconds:6.1f}  {what}", file=told, flush=True)
+
+    tell(best(scheduler), "the core of the scheduler, alone")
+    tell(best(engine), "the same with engine and broker around it, alone")
+    tell(best(child(ChildSettings(isolation=False, seeds=False))), "a child without isolation, alone")
+    tell(best(child(ChildSettings())), "a child, alone")
+    program, children = at_work()
+    tell(program, "the program at work, executor included")
+    tell(children, "children at work")
+    print("µs of processor time for each step", file=told, flush=True)
     os._exit(0)
 
 
