@@ -77,6 +77,19 @@ def test_exactly_one_assignment_starts_a_run():
     assert starts == [("one", True), ("one", False), ("two", True), ("two", False)]
 
 
+def test_a_start_that_comes_back_untold_is_to_be_recorded_anew_and_so_is_the_next():
+    bench = Bench(dag("a"))
+    run = bench.dispatch()
+    first = bench.take_one()
+    assert not run.start_differs  # the record of its first assignment says it
+    bench.hand_back(first)
+    assert (run.start_token, run.start_differs) == (0, True)
+    run.start_differs = False  # as whoever records it does
+    second = bench.take_one()
+    assert second.payload.starts_run
+    assert (run.start_token, run.start_differs) == (second.token, True)
+
+
 def test_tokens_are_never_used_again():
     bench = Bench(dag("a b c>d"))
     tokens = []

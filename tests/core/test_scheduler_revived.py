@@ -87,6 +87,18 @@ def test_a_run_that_nobody_had_begun_is_as_if_it_were_new() -> None:
     assert bench.run().started == 0.0
 
 
+def test_the_start_of_a_run_that_waits_is_not_told_again_when_its_workflow_has_changed() -> None:
+    bench = Bench(dag("a>b"), watch=False)
+    bench.dispatch()
+    first = bench.take_one()
+    bench.succeed(first)
+    changed = dag("a>b c", outputs="b c")
+    other = Bench(changed, watch=False)
+    other.handle(RunRestored(changed, revive_record(record_run(bench.run(), 0.0), Plan(changed)), 0.0))
+    assert (other.run().started_by, other.run().start_token) == ("w", first.token)
+    assert [assignment.payload.starts_run for assignment in other.take(5)] == [False] * 2
+
+
 def test_a_result_that_is_still_there_is_used_again() -> None:
     schema = dag("a>b", outputs="a b")
     assert waiting(resumed_with(schema, schema, succeed="a")) == {"b"}
