@@ -80,6 +80,7 @@ def test_exactly_one_assignment_starts_a_run():
 def test_a_start_that_comes_back_untold_is_to_be_recorded_anew_and_so_is_the_next():
     bench = Bench(dag("a"))
     run = bench.dispatch()
+    assert not run.start_differs
     first = bench.take_one()
     assert not run.start_differs  # the record of its first assignment says it
     bench.hand_back(first)
