@@ -44,6 +44,8 @@ __all__ = [
 
 _log = logging.getLogger("fuseline")
 
+_NO_SETUP, _NO_TEARDOWN = Step.setup, Step.teardown
+
 #: {step's name: (the step, all policies that apply to it, outermost first)}
 Hosted = Mapping[str, tuple[Step, Sequence[StepPolicy]]]
 MapFile = Callable[[str], list[memoryview]]
@@ -104,7 +106,8 @@ class StepHost:
             self._spool = Spool(workplace.spools, workplace.presence.name)
         self._set_up: dict[Step, None] = {}
         self._plans: dict[Step, _CallPlan] = {}
-        self._bare_plans: dict[int, _CallPlan] = {}  #: of steps without policies, by the ``id`` of their function
+        #: Of steps without policies, by their class and the ``id`` of their function.
+        self._bare_plans: dict[tuple[type[Step], int], _CallPlan] = {}
         self._locks: dict[Step, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -167,11 +170,10 @@ class StepHost:
         before = entered.set(context_of(step.name, payload, workflow_id, self._killed_from_outside))
         self._on_phase(Phase.RUNNING)
         try:
-            if step not in self._set_up:
+            cls = type(step)
+            if (cls.setup is not _NO_SETUP or cls.teardown is not _NO_TEARDOWN) and step not in self._set_up:
                 self._ensure_set_up(step)
-            plan = self._plans.get(step)
-            if plan is None or not plan.is_for(step, policies):
-                plan = self._plans[step] = self._plan(step, policies)
+            plan = self._plan(step, policies)
             for policy in plan.with_on_start:
                 policy.on_start(step)
             result = plan.call(step, shared)
@@ -188,17 +190,21 @@ class StepHost:
 
     def _plan(self, step: Step, policies: Sequence[StepPolicy]) -> _CallPlan:
         """Return how a step and its policies are called; steps of one class without policies have one plan."""
-        if policies:
-            return _CallPlan(step, policies)
         function = _function(step)
-        plan = self._bare_plans.get(id(function))
-        if plan is None:
-            plan = self._bare_plans[id(function)] = _CallPlan(step, policies)  # which keeps the function
+        if not policies:
+            plan = self._bare_plans.get((type(step), id(function)))
+            if plan is None:
+                plan = _CallPlan(step, policies)  # which keeps the function
+                self._bare_plans[type(step), id(function)] = plan
+            return plan
+        plan = self._plans.get(step)
+        if plan is None or not plan.is_for(function, policies):
+            plan = self._plans[step] = _CallPlan(step, policies)
         return plan
 
     def _ensure_set_up(self, step: Step) -> None:
-        if type(step).setup is Step.setup:  # and there is nothing to do
-            self._set_up[step] = None
+        if type(step).setup is _NO_SETUP:
+            self._set_up[step] = None  # for its teardown
             return
         with self._lock:
             lock = self._locks.setdefault(step, threading.Lock())
@@ -253,9 +259,9 @@ class _CallPlan:
         self.with_on_start = [policy for policy in policies if overrides(policy, "on_start")]
         self.with_on_success = [policy for policy in policies if overrides(policy, "on_success")]
 
-    def is_for(self, step: Step, policies: Sequence[StepPolicy]) -> bool:
-        """Return whether the plan is one for ``step`` as it is now."""
-        return (policies is self._policies or not (policies or self._policies)) and _function(step) is self._function
+    def is_for(self, function: Any, policies: Sequence[StepPolicy]) -> bool:
+        """Return whether the plan is one for a step that has this function and these policies now."""
+        return policies is self._policies and function is self._function
 
     def call(self, step: Step, shared: Mapping[str, Any]) -> Any:
         """Return what ``run_step`` within all its policies returns."""

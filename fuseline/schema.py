@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -74,8 +74,8 @@ class WorkflowSchema:
             WorkflowError: ``data`` is not what ``to_dict`` makes, or its fingerprint is not that of its steps.
         """
         try:
-            text = json.dumps(data)
-        except (TypeError, ValueError, RecursionError) as error:
+            text = json.dumps({key: data[key] for key in _Plain.__struct_fields__}, default=_plain_mapping)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise _no_schema(error) from error
         return cls.from_json(text)
 
@@ -101,18 +101,18 @@ class WorkflowSchema:
             WorkflowError: ``text`` is not what ``to_json`` makes.
         """
         try:
-            plain = _PLAIN.decode(text)
-            schema = cls(
-                workflow_id=plain.workflow_id,
-                name=plain.name,
-                version=plain.version,
-                on_failure=plain.on_failure,
-                outputs=plain.outputs,
-                policies=_policies(plain.policies),
-                steps=tuple(_steps(plain.steps)),
-            )
+            plain, policies, steps = _decode(text)
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise _no_schema(error) from error
+        schema = cls(
+            workflow_id=plain.workflow_id,
+            name=plain.name,
+            version=plain.version,
+            on_failure=plain.on_failure,
+            outputs=plain.outputs,
+            policies=policies,
+            steps=steps,
+        )
         if schema.fingerprint != plain.fingerprint:
             raise WorkflowError(
                 f"the schema of workflow {schema.name!r} does not fit its fingerprint. It was changed by hand or cut."
@@ -182,6 +182,12 @@ def _plain_parameter(parameter: ParameterSchema) -> dict[str, Any]:
     }
 
 
+def _plain_mapping(thing: object) -> dict[Any, Any]:
+    if isinstance(thing, Mapping):
+        return dict(thing)
+    raise TypeError(f"{thing!r:.100} is nothing that JSON could hold")
+
+
 class _PlainStep(msgspec.Struct, gc=False):
     name: str
     kind: str
@@ -203,9 +209,31 @@ class _Plain(msgspec.Struct):
     fingerprint: str
 
 
+class _Lenient(_Plain):
+    """The same with its parts as they are."""
+
+    policies: tuple[PolicyConfig, ...]  # type: ignore[assignment]
+    steps: tuple[StepSchema, ...]  # type: ignore[assignment]
+
+
 _PLAIN = msgspec.json.Decoder(_Plain)
 _STEP = msgspec.json.Decoder(_PlainStep)
 _PARAMETERS = msgspec.json.Decoder(tuple[ParameterSchema, ...])
+
+
+def _decode(text: str) -> tuple[_Plain, tuple[PolicyConfig, ...], tuple[StepSchema, ...]]:
+    """Return what is in the JSON of a schema, with its policies and steps."""
+    try:
+        plain = _PLAIN.decode(text)
+        return plain, _policies(plain.policies), tuple(_steps(plain.steps))
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        # What the standard library writes, and msgspec does not read: half a pair of surrogates, as in the name of a
+        # file that is no text, and numbers that are none.
+        lenient = msgspec.convert(json.loads(text), _Lenient)
+        _check_policies([*lenient.policies, *(config for step in lenient.steps for config in step.policies)])
+        return lenient, lenient.policies, lenient.steps
 
 
 def _steps(steps: list[msgspec.Raw]) -> Iterator[StepSchema]:
@@ -229,6 +257,10 @@ def _steps(steps: list[msgspec.Raw]) -> Iterator[StepSchema]:
 
 def _policies(raw: msgspec.Raw) -> tuple[PolicyConfig, ...]:
     configs = tuple(json.loads(bytes(raw)))
+    _check_policies(configs)
+    return configs
+
+
+def _check_policies(configs: Iterable[PolicyConfig]) -> None:
     for config in configs:
         config["type"], config["config"]
-    return configs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 from fuseline.errors import CycleError, PolicyError, UnboundParameterError, WorkflowError
@@ -17,9 +18,6 @@ __all__ = ["LEFT_BEHIND", "Depends", "Signature", "Step", "check_name", "signatu
 MAX_NAME = 200
 #: Fields of a step that stay in the program: a child runs one step at a time and knows nothing of edges.
 LEFT_BEHIND = frozenset({"state", "error", "_policies", "_predecessors"})
-
-#: The predecessors of a step that has none; nothing is added to it.
-_NONE: dict[Any, None] = {}
 
 
 class Step:
@@ -50,12 +48,12 @@ class Step:
     writable_arguments: bool = False
 
     name: str
+    state: State
+    error: BaseException | None
     # Not made for each step: large workflows have many, and each child has all of them.
-    state: State = State.PENDING
-    error: BaseException | None = None
     _name_given: bool = False
     _policies: tuple[StepPolicy, ...] = ()
-    _predecessors: dict[Step, None] = _NONE
+    _predecessors: Mapping[Step, None] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__, so that a subclass whose __init__ does not call this one's is a whole step too.
@@ -64,6 +62,8 @@ class Step:
             cls.__eq__, cls.__hash__ = object.__eq__, object.__hash__  # type: ignore[method-assign]
         step = super().__new__(cls)
         step.name = cls.__name__
+        step.state = State.PENDING
+        step.error = None
         return step
 
     def __init__(self, *, name: str | None = None, policies: Iterable[StepPolicy] = ()) -> None:
@@ -101,9 +101,7 @@ class Step:
             raise self._no_step(successor)
         if successor is self:
             raise CycleError(None, [self.name, self.name])
-        if successor._predecessors is _NONE:
-            successor._predecessors = {}
-        successor._predecessors[self] = None
+        vars(successor).setdefault("_predecessors", {})[self] = None
         return successor
 
     def __rshift__(self, successor: Any) -> Any:
@@ -235,20 +233,20 @@ class Signature:
 
 
 def signature_of(step: Step) -> Signature:
-    """Return what ``run_step`` of a step takes: the same object for all steps that have the same function.
+    """Return what ``run_step`` of a step takes: as a rule the same object for all steps that have the same function.
 
     Raises:
         WorkflowError: the step has no ``run_step``.
         UnboundParameterError: it has a ``**parameter``, which nothing could fill.
     """
     run_step = getattr(step, "run_step", None)
+    if not callable(run_step):
+        raise WorkflowError(
+            f"step {step.name!r} has no run_step. Define it in class {type(step).__name__}, with def or async def."
+        )
     function = getattr(run_step, "__func__", run_step)
     known = _signatures.get(function)
     if known is None:
-        if not callable(run_step):
-            raise WorkflowError(
-                f"step {step.name!r} has no run_step. Define it in class {type(step).__name__}, with def or async def."
-            )
         known = Signature(inspect.signature(run_step).parameters.values())
         for parameter in known.parameters:
             if parameter.kind is parameter.VAR_KEYWORD:

@@ -77,8 +77,8 @@ class Workflow:
         if name is None:
             self.name = check_name("workflow", "+".join(self._names[step] for step in self.outputs)[:100])
         self._workflow_id = self.name  # exact once a schema was made
-        self._schema: WorkflowSchema | None = None  #: the one that was made last
-        self._of_schema: tuple[Any, ...] = ()  #: what that was made of
+        #: What the last schema was made of, that schema, and the policies, which keep their ids thereby.
+        self._schema: tuple[tuple[Any, ...], WorkflowSchema, list[tuple[StepPolicy, ...]]] | None = None
         self._host = StepHost()
         self._policies: list[Policy] = []
         for policy in policies:
@@ -192,31 +192,32 @@ class Workflow:
 
         O(steps + edges). While nothing changes, it is the same object each time.
         """
-        all_policies = [self.policies_of(step) for step in self.steps.values()]
-        signatures = [signature_of(step) for step in self.steps.values()]
-        configs = {id(policy): policy_config(policy) for own in all_policies for policy in own}
+        names = self._names
+        kinds = [type(step).__qualname__ for step in self.steps.values()]
+        parameters = [signature_of(step).schemas(names) for step in self.steps.values()]
+        outputs = tuple(names[step] for step in self.outputs)
+        applied = [self.policies_of(step) for step in self.steps.values()]
+        configs = {id(policy): policy_config(policy) for own in applied for policy in own}
         observers = self.observers
         policies = tuple(map(policy_config, observers))
-        # What they say as text, because 1 == True.
+        # Which policies there are, and what they say: as text, because 1 == True.
+        which = [tuple(map(id, own)) if own else () for own in applied]
         said = repr((list(configs.values()), policies, self.on_failure, self.name, self.version))
-        state = (signatures, all_policies, observers, said)
-        if self._schema is not None and state == self._of_schema:
-            return self._schema  # whose fingerprint is likely to be known by now
-        self._of_schema = state
-        names = self._names
+        state = (kinds, parameters, outputs, which, said)
+        if self._schema is not None and self._schema[0] == state:
+            return self._schema[1]  # whose fingerprint is likely to be known by now
         steps = tuple(
             StepSchema(
                 name=name,
-                kind=type(step).__qualname__,
+                kind=kind,
                 predecessors=tuple([names[before] for before in self._predecessors[step]]),
-                parameters=signature.schemas(names),
+                parameters=takes,
                 policies=tuple([configs[id(policy)] for policy in own]),
             )
-            for (name, step), signature, own in zip(self.steps.items(), signatures, all_policies, strict=True)
+            for (name, step), kind, takes, own in zip(self.steps.items(), kinds, parameters, applied, strict=True)
         )
-        outputs = tuple(names[step] for step in self.outputs)
         self._workflow_id = self._identity(lambda: fingerprint(steps, outputs, self.on_failure, policies))
-        self._schema = WorkflowSchema(
+        schema = WorkflowSchema(
             workflow_id=self._workflow_id,
             name=self.name,
             version=self.version,
@@ -225,7 +226,8 @@ class Workflow:
             on_failure=self.on_failure,
             policies=policies,
         )
-        return self._schema
+        self._schema = (state, schema, applied)
+        return schema
 
     def _identity(self, digest: Callable[[], str]) -> str:
         """Return an id that is the same in every process that builds the same workflow."""

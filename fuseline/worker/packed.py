@@ -12,6 +12,7 @@ and a child needs its share of them only.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Self
@@ -32,6 +33,7 @@ _HOOKS_OF_PICKLE = (
 )
 
 Shape = tuple[type[Step], tuple[str, ...]]
+Parts = tuple[int, tuple[Any, ...]]
 Hosted = Mapping[str, tuple[Step, Sequence[StepPolicy]]]
 
 
@@ -40,15 +42,12 @@ class PackedSteps(Hosted):
 
     Args:
         shapes: classes, each with the names of the fields of its steps.
-        steps: ``{name: (which shape, values of its fields)}``.
+        steps: ``{name: (which shape, values of its fields)}``; emptied as steps are made.
         policies: ``{name: policies}``, those that have some.
     """
 
     def __init__(
-        self,
-        shapes: Sequence[Shape],
-        steps: Mapping[str, tuple[int, tuple[Any, ...]]],
-        policies: Mapping[str, Sequence[StepPolicy]],
+        self, shapes: Sequence[Shape], steps: dict[str, Parts | None], policies: Mapping[str, Sequence[StepPolicy]]
     ) -> None:
         self._shapes = shapes
         self._steps = steps
@@ -58,21 +57,21 @@ class PackedSteps(Hosted):
     @classmethod
     def of(cls, hosted: Hosted) -> Self | None:
         """Return the steps packed; None if one of them is more than its fields, or has its own way to be pickled."""
-        shapes: dict[Shape, int] = {}
-        takers: dict[Shape, Callable[[dict[str, Any]], tuple[int, tuple[Any, ...]]]] = {}
-        steps = {}
+        shapes: list[Shape] = []
+        takers: dict[tuple[int, tuple[str, ...]], Callable[[dict[str, Any]], Parts]] = {}
+        steps: dict[str, Parts | None] = {}
         for name, (step, _) in hosted.items():
             fields = step.__dict__
-            found = (type(step), tuple(fields))
+            found = (id(type(step)), tuple(fields))
             take = takers.get(found)
             if take is None:
                 if not _is_plain(type(step)):
                     return None
                 kept = tuple(field for field in fields if field not in LEFT_BEHIND and field != "name")
-                shape = shapes.setdefault((type(step), kept), len(shapes))
-                take = takers[found] = _taker(shape, kept)
+                take = takers[found] = _taker(len(shapes), kept)
+                shapes.append((type(step), kept))
             steps[name] = take(fields)
-        return cls(list(shapes), steps, {name: own for name, (_, own) in hosted.items() if own})
+        return cls(shapes, steps, {name: own for name, (_, own) in hosted.items() if own})
 
     def __reduce__(self) -> Any:
         return type(self), (self._shapes, self._steps, self._policies)
@@ -80,11 +79,14 @@ class PackedSteps(Hosted):
     def __getitem__(self, name: str) -> tuple[Step, Sequence[StepPolicy]]:
         made = self._made.get(name)
         if made is None:
-            shape, values = self._steps[name]
+            parts = self._steps[name]
+            assert parts is not None
+            shape, values = parts
             cls, fields = self._shapes[shape]
-            step = object.__new__(cls)
+            step = cls.__new__(cls)
             step.__dict__.update(zip(fields, values, strict=True), name=name)
             made = self._made[name] = (step, self._policies.get(name, ()))
+            self._steps[name] = None  # the values are the step's alone, which may let go of them
         return made
 
     def __iter__(self) -> Iterator[str]:
@@ -96,11 +98,13 @@ class PackedSteps(Hosted):
 
 def _is_plain(cls: type[Step]) -> bool:
     """Return whether a step of this class is its fields, and pickles as one."""
-    has_slots = any(vars(each).get("__slots__") for each in cls.__mro__)
-    return not has_slots and all(getattr(cls, hook, None) is getattr(Step, hook, None) for hook in _HOOKS_OF_PICKLE)
+    if cls.__basicsize__ != Step.__basicsize__ or cls in copyreg.dispatch_table:  # more than fields; another's way
+        return False
+    others = [vars(each) for each in cls.__mro__ if each not in (Step, object)]
+    return not any(hook in own for own in others for hook in _HOOKS_OF_PICKLE)
 
 
-def _taker(shape: int, fields: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[int, tuple[Any, ...]]]:
+def _taker(shape: int, fields: tuple[str, ...]) -> Callable[[dict[str, Any]], Parts]:
     """Return what takes the values of such fields."""
     if len(fields) < 2:
         return lambda found: (shape, tuple([found[field] for field in fields]))

@@ -6,12 +6,14 @@ import itertools
 import subprocess
 import sys
 import textwrap
+from collections import UserDict
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
 from fuseline import Depends, Step, Workflow, WorkflowSchema
-from fuseline.errors import PolicyError
+from fuseline.errors import PolicyError, WorkflowError
 from fuseline.policies import RetryPolicy, StepPolicy, StepTimeoutPolicy, WorkflowPolicy
 from fuseline.schema import ParameterSchema
 
@@ -222,6 +224,149 @@ def test_the_id_of_an_unnamed_workflow_with_a_version_has_both():
 
 def test_the_id_of_a_named_workflow_does_not_follow_its_definition():
     assert build(name="etl", retries=2).to_schema().workflow_id == build(name="etl", retries=3).to_schema().workflow_id
+
+
+# -- what is told again only if it has changed ------------------------------------------------------------------------
+
+
+class Named(StepPolicy):
+    def __init__(self, path):
+        self.path = path
+
+    def to_config(self):
+        return {"path": self.path}
+
+
+class Budget(StepPolicy):
+    """All of them are equal, whatever they say."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __eq__(self, other):
+        return isinstance(other, Budget)
+
+    def __hash__(self):
+        return 0
+
+    def to_config(self):
+        return {"n": self.n}
+
+
+class Elementwise(Budget):
+    """Is compared as arrays are."""
+
+    def __eq__(self, other):
+        raise ValueError("the truth value of an array is ambiguous")
+
+    def __hash__(self):
+        return 0
+
+
+def test_a_schema_is_the_same_object_until_something_changes():
+    a, b = Load(name="a"), Load(name="b")
+    workflow = Workflow([a, b], name="w")
+    schema = workflow.to_schema()
+    assert workflow.to_schema() is schema
+    a.add_policy(Named(1))
+    changed = workflow.to_schema()
+    assert changed != schema
+    assert workflow.to_schema() is changed
+    a.policies[0].path = True  # equal to 1
+    assert workflow.to_schema().to_json() != changed.to_json()
+
+
+@pytest.mark.parametrize("kind", [Budget, Elementwise])
+def test_policies_are_told_apart_whatever_they_say_of_being_equal(kind):
+    a, b, own = Load(name="a"), Load(name="b"), kind(9)
+    b.add_policy(own)
+    workflow = Workflow([a, b], name="w", policies=[kind(1)])
+
+    def numbers():
+        return [step.policies[0]["config"]["n"] for step in workflow.to_schema().steps]
+
+    assert numbers() == [1, 9]
+    a.add_policy(own)
+    assert numbers() == [9, 9]
+
+
+def test_outputs_and_classes_that_were_replaced_are_in_the_schema():
+    a, b = Load(name="a"), Load(name="b")
+    workflow = Workflow([a, b], name="w")
+    workflow.to_schema()
+    workflow.outputs = (b,)
+    assert workflow.to_schema().outputs == ("b",)
+
+    class Reload(Load):
+        pass
+
+    b.__class__ = Reload
+    assert workflow.to_schema().steps[1].kind.endswith("Reload")
+
+
+def test_an_error_is_told_each_time():
+    step = Load(name="a")
+    workflow = Workflow(step, name="w")
+    workflow.to_schema()
+
+    other = Depends(Load(name="elsewhere"))
+
+    def elsewhere(value=other): ...
+
+    step.run_step = elsewhere
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            workflow.to_schema()
+
+
+def test_many_functions_are_no_change():
+    def make(number):
+        def run_step():
+            return number
+
+        return run_step
+
+    steps = [Load(name=f"s{number}") for number in range(10_100)]
+    for number, step in enumerate(steps):
+        step.run_step = make(number)
+    workflow = Workflow(steps, name="w")
+    assert workflow.to_schema() is workflow.to_schema()
+
+
+# -- what the standard library writes ---------------------------------------------------------------------------------
+
+
+def test_half_a_pair_of_surrogates_as_in_the_name_of_a_file_goes_to_json_and_back():
+    path = b"caf\xe9.log".decode("utf-8", "surrogateescape")
+    one, two = Load(name="one", policies=[Named(path)]), Join(name="two")
+    one >> two
+    schema = Workflow(two, name="etl", policies=[Watching()]).to_schema()
+    copy = WorkflowSchema.from_json(schema.to_json())
+    assert copy == schema
+    assert copy.steps[0].policies[0]["config"] == {"path": path}
+    assert copy.to_json() == schema.to_json()
+
+
+@pytest.mark.parametrize("text", ['"\\udce9"', "[NaN]", '{"name":"\\udce9"}'])
+def test_what_only_the_standard_library_reads_is_no_schema_for_that(text):
+    with pytest.raises(WorkflowError, match="not the schema of a workflow"):
+        WorkflowSchema.from_json(text)
+
+
+def test_a_number_that_is_none_was_written_by_hand_and_is_read():
+    schema = replace(dag("a>b"), policies=({"type": "mine", "config": {"limit": float("inf")}},))
+    assert WorkflowSchema.from_json(schema.to_json()) == schema
+
+
+def test_from_dict_takes_any_mapping_and_leaves_what_it_does_not_know():
+    schema = build(name="etl").to_schema()
+    plain = schema.to_dict()
+    plain["steps"] = [MappingProxyType(step) for step in plain["steps"]]
+    for data in (plain, MappingProxyType(plain), UserDict(plain), {**plain, "at": object()}):
+        assert WorkflowSchema.from_dict(data) == schema
+    for data in ([], {**plain, "name": object()}, {**plain, "steps": object()}):
+        with pytest.raises(WorkflowError, match="not the schema of a workflow"):
+            WorkflowSchema.from_dict(data)
 
 
 # -- large ones -------------------------------------------------------------------------------------------------------

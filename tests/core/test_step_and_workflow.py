@@ -378,3 +378,61 @@ def test_names_become_plain_strings():
     step = Load(name=OddText("load"))
     workflow = Workflow(outputs=[step], name=OddText("odd"), version=OddText("1"))
     assert [type(name) for name in (step.name, workflow.name, workflow.version, *workflow.steps)] == [str] * 4
+
+
+# -- odd classes of steps ---------------------------------------------------------------------------------------------
+
+
+class Redirecting(Step):
+    """Keeps what is set on it somewhere else."""
+
+    def __init__(self):
+        super().__init__()
+        vars(self)["params"] = {}
+
+    def __setattr__(self, name, value):
+        if name in ("name", "state", "error"):
+            super().__setattr__(name, value)
+        else:
+            self.params[name] = value
+
+    def run_step(self, *values): ...
+
+
+class Strict(Redirecting):
+    def __setattr__(self, name, value):
+        if name not in ("name", "state", "error"):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize("kind", [Redirecting, Strict])
+def test_an_edge_is_drawn_to_one_step_only_however_it_takes_attributes(kind):
+    before, after, other = Redirecting(), kind(), Strict()
+    before >> after
+    assert dict(after._predecessors) == {before: None}
+    assert dict(other._predecessors) == dict(before._predecessors) == {}
+    with pytest.raises(TypeError):
+        Step._predecessors[before] = None  # type: ignore[index]
+
+
+def test_fields_of_a_dataclass_may_have_the_names_of_what_a_step_has():
+    @dataclass
+    class Tax(Step):
+        state: str
+        year: int
+
+        def run_step(self): ...
+
+    assert Tax("CA", 2026).state == "CA"
+    with pytest.raises(TypeError, match="year"):
+        Tax("CA")
+
+
+@pytest.mark.parametrize("what", [3, ["a"], {}])
+def test_a_run_step_that_is_no_function_is_refused(what):
+    class Bad(Step):
+        run_step = what
+
+    with pytest.raises(WorkflowError, match="has no run_step"):
+        Workflow(Bad())

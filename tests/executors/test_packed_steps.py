@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,76 +11,22 @@ from fuseline import Depends, Step, Workflow
 from fuseline.errors import NotPicklableError
 from fuseline.executors.pickling import pickle_hosted
 from fuseline.policies import RetryPolicy
-from fuseline.states import State
+from fuseline.states import State as StepState
 from fuseline.step import LEFT_BEHIND
 from fuseline.worker.packed import PackedSteps
 
-
-class Bare(Step):
-    def run_step(self, *values: Any) -> None: ...
-
-
-class Scale(Step):
-    def __init__(self, factor: float, table: list[int], **rest: Any) -> None:
-        super().__init__(**rest)
-        self.factor = factor
-        self.table = table
-
-    def run_step(self, *values: Any) -> None: ...
-
-
-@dataclass
-class Load(Step):
-    path: str = "here"
-    options: dict[str, int] = field(default_factory=dict)
-
-    def run_step(self, *values: Any) -> None: ...
-
-
-class Forgetful(Step):
-    """Has its own way to be pickled."""
-
-    secret = "of the class"
-
-    def run_step(self, *values: Any) -> None: ...
-
-    def __getstate__(self) -> Any:
-        return {key: value for key, value in super().__getstate__().items() if key != "secret"}
-
-
-class Slotted(Step):
-    __slots__ = ("limit",)
-
-    def run_step(self, *values: Any) -> None: ...
-
-
-class Made(Step):
-    """Is more than its fields: what ``__new__`` does must be done in a child, too."""
-
-    def __new__(cls, *args: Any) -> Made:
-        made = super().__new__(cls)
-        made.token = object()
-        return made
-
-    token: Any
-
-    def __getstate__(self) -> Any:
-        return {key: value for key, value in super().__getstate__().items() if key != "token"}
-
-    def run_step(self, *values: Any) -> None: ...
-
-
-class Refers(Step):
-    def __init__(self, other: Step | None = None) -> None:
-        super().__init__()
-        self.other = other or self
-
-    def run_step(self, *values: Any) -> None: ...
+from . import odd_steps
+from .odd_steps import Bare, Concrete, Equal, First, LetsGo, Load, Made, Refers, Scale, Taxed, Twin
 
 
 def sent(*steps: Step, **rest: Any) -> Any:
     """Return what a child has of a workflow of these steps."""
     return pickle.loads(pickle_hosted("w", Workflow(steps, name="w", **rest).hosted()))
+
+
+def run(*steps: Step) -> Any:
+    """Return what they return in a child."""
+    return Workflow(steps, name="w").run(processes=1)
 
 
 def fields(step: Step) -> dict[str, Any]:
@@ -90,10 +35,12 @@ def fields(step: Step) -> dict[str, Any]:
 
 def test_plain_steps_come_as_they_are() -> None:
     table = [1, 2, 3]
-    steps = (Bare(), Bare(name="named"), Scale(2.0, table), Scale(3.0, table), Load("there", {"a": 1}), Load())
+    steps = (
+        Bare(), Bare(name="named"), Scale(2.0, table), Scale(3.0, table), Load("there", {"a": 1}), Load(), Concrete()
+    )  # fmt: skip
     steps[2].extra = "put there later"  # type: ignore[attr-defined]
     steps[0] >> steps[2]
-    steps[1].state = State.FAILED
+    steps[1].state, steps[1].error = StepState.FAILED, OSError("of the last attempt")
     there = sent(*steps)
     assert isinstance(there, PackedSteps)
     assert [*there] == [step.name for step in steps]
@@ -101,40 +48,63 @@ def test_plain_steps_come_as_they_are() -> None:
     for step in steps:
         copy, policies = there[step.name]
         assert (type(copy), fields(copy)) == (type(step), fields(step))
-        assert (policies, copy.state, copy.error, copy._predecessors) == ((), State.PENDING, None, {})
+        assert (policies, copy.state, copy.error, dict(copy._predecessors)) == ((), StepState.PENDING, None, {})
         assert there[step.name][0] is copy
     assert there["Scale"][0].table is there["Scale-2"][0].table
     with pytest.raises(KeyError):
         there["nobody"]
 
 
-def test_policies_come_with_their_steps() -> None:
+def test_plain_steps_run_in_a_child_where_their_classes_are_new() -> None:
+    steps = [Load(), Load("there"), Equal(), Equal(), Taxed("CA", 2026), Concrete(), Bare(), Scale(2.0, [1])]
+    assert isinstance(sent(*steps), PackedSteps)
+    assert run(*steps) == [
+        ("here", {}), ("there", {}), ("here", True), ("here", True), 2026, "Concrete", "Bare", (2.0, [1])
+    ]  # fmt: skip
+
+
+def test_policies_come_with_their_steps_and_shared_ones_stay_one() -> None:
     own, shared = RetryPolicy(3), RetryPolicy(2)
-    there = sent(Bare(policies=[own]), Load(), policies=[shared])
+    there = sent(Bare(policies=[own]), Load(), Bare(), policies=[shared])
     assert isinstance(there, PackedSteps)
-    assert [there[name][1] for name in there] == [(own,), (shared,)]
+    assert [there[name][1] for name in there] == [(own,), (shared,), (shared,)]
+    assert there["Load"][1][0] is there["Bare-2"][1][0]
 
 
-def test_what_was_put_on_a_step_under_the_name_of_a_default_stays_behind() -> None:
-    step = Bare()
-    step.error = OSError("of the last attempt")
-    assert sent(step)["Bare"][0].error is None
+@pytest.mark.parametrize(
+    ("name", "returns"),
+    [
+        ("State", "of the class"),
+        ("SetState", "of __setstate__"),
+        ("Slotted", 5),
+        ("Items", [1, 2]),
+        ("Registered", False),
+        ("MadeByMixin", 1),
+        ("Made", 1),
+    ],
+)
+def test_a_step_with_its_own_way_to_be_made_or_pickled_goes_that_way(name: str, returns: Any) -> None:
+    step = getattr(odd_steps, name)()
+    assert not isinstance(sent(step, Bare()), PackedSteps)
+    assert run(step, Bare()) == [returns, "Bare"]
 
 
-@pytest.mark.parametrize("step", [Forgetful(), Slotted(), Made()], ids=lambda step: type(step).__name__)
-def test_a_step_with_its_own_way_to_be_pickled_goes_that_way(step: Step) -> None:
-    step.secret = "of the step"  # type: ignore[attr-defined]
-    if isinstance(step, Slotted):
-        step.limit = 5  # type: ignore[attr-defined]
-    there = sent(step, Bare())
-    assert not isinstance(there, PackedSteps)
-    copy, _ = there[step.name]
-    assert copy.secret == ("of the class" if isinstance(step, Forgetful) else "of the step")
-    assert isinstance(there["Bare"][0], Bare)
-    if isinstance(step, Slotted):
-        assert copy.limit == 5
-    if isinstance(step, Made):
-        assert type(copy.token) is object
+@pytest.mark.parametrize(
+    "hook", ["__new__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__"]
+)
+def test_each_hook_of_pickle_is_a_way_of_its_own(hook: str) -> None:
+    kind = type("Hooked", (Bare,), {hook: getattr(object, hook, None) or (lambda self, *rest: None)})
+    assert PackedSteps.of({"a": (Bare(), ())}) is not None
+    assert PackedSteps.of({"a": (object.__new__(kind), ())}) is None
+
+
+def test_classes_that_are_equal_are_not_the_same() -> None:
+    there = sent(First(name="a"), Twin(name="b"))
+    assert [there[name][0].run_step() for name in "ab"] == ["first", "second"]
+
+
+def test_what_a_step_lets_go_of_is_gone() -> None:
+    assert run(LetsGo()) is True
 
 
 def test_a_step_that_another_one_has_is_one_step() -> None:
@@ -160,3 +130,10 @@ def test_a_field_that_cannot_be_pickled_is_named() -> None:
     bad.handle = (each for each in ())  # type: ignore[attr-defined]
     with pytest.raises(NotPicklableError, match=r"step 'Scale-2' to a child process.*handle"):
         sent(good, bad)
+
+
+def test_what_new_does_is_done_once_for_each() -> None:
+    Made.made = 0
+    there = sent(Made(), Made())
+    assert Made.made == 4
+    assert [*there] == ["Made", "Made-2"]
