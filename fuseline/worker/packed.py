@@ -13,6 +13,7 @@ and a child needs its share of them only.
 from __future__ import annotations
 
 import copyreg
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Self
@@ -38,7 +39,7 @@ Hosted = Mapping[str, tuple[Step, Sequence[StepPolicy]]]
 
 
 class PackedSteps(Hosted):
-    """``{name: (step, its policies)}``, each step made when it is first asked for.
+    """``{name: (step, its policies)}``, each step made when it is first asked for. Thread-safe.
 
     Args:
         shapes: classes, each with the names of the fields of its steps.
@@ -53,6 +54,7 @@ class PackedSteps(Hosted):
         self._steps = steps
         self._policies = policies
         self._made: dict[str, tuple[Step, Sequence[StepPolicy]]] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def of(cls, hosted: Hosted) -> Self | None:
@@ -74,20 +76,25 @@ class PackedSteps(Hosted):
         return cls(shapes, steps, {name: own for name, (_, own) in hosted.items() if own})
 
     def __reduce__(self) -> Any:
+        if self._made:
+            return dict, (dict(self),)
         return type(self), (self._shapes, self._steps, self._policies)
 
     def __getitem__(self, name: str) -> tuple[Step, Sequence[StepPolicy]]:
-        made = self._made.get(name)
-        if made is None:
+        return self._made.get(name) or self._make(name)
+
+    def _make(self, name: str) -> tuple[Step, Sequence[StepPolicy]]:
+        with self._lock:
             parts = self._steps[name]
-            assert parts is not None
+            if parts is None:  # another thread was faster
+                return self._made[name]
             shape, values = parts
             cls, fields = self._shapes[shape]
             step = cls.__new__(cls)
             step.__dict__.update(zip(fields, values, strict=True), name=name)
             made = self._made[name] = (step, self._policies.get(name, ()))
             self._steps[name] = None  # the values are the step's alone, which may let go of them
-        return made
+            return made
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -130,6 +131,25 @@ def test_a_field_that_cannot_be_pickled_is_named() -> None:
     bad.handle = (each for each in ())  # type: ignore[attr-defined]
     with pytest.raises(NotPicklableError, match=r"step 'Scale-2' to a child process.*handle"):
         sent(good, bad)
+
+
+def test_what_is_there_can_be_sent_on() -> None:
+    there = sent(Load("there"), Bare())
+    before = pickle.loads(pickle.dumps(there))
+    assert isinstance(before, PackedSteps)
+    step, _ = there["Load"]
+    step.path = "changed"
+    after = pickle.loads(pickle.dumps(there))
+    assert (before["Load"][0].path, after["Load"][0].path) == ("there", "changed")
+    assert after["Bare"][0].name == "Bare"
+
+
+def test_threads_that_ask_at_the_same_time_get_the_same_step() -> None:
+    there = sent(*[Bare() for _ in range(2_000)])
+    names = [*there]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda turn: [there[name][0] for name in names], range(4)))
+    assert all(len(set(map(id, steps))) == 1 for steps in zip(*found, strict=True))
 
 
 def test_what_new_does_is_done_once_for_each() -> None:
